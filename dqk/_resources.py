@@ -1,0 +1,61 @@
+"""What this process may use: CPU threads from the affinity mask and cgroup, memory from a bound."""
+
+from __future__ import annotations
+
+import os
+from functools import lru_cache
+from pathlib import Path
+
+from dqk.errors import InvalidInputError
+
+_MIB = 2**20
+
+
+@lru_cache(maxsize=1)
+def cpu_threads() -> int:
+    """Threads that this process may keep busy: affinity mask and cgroup quota, never the machine's core count.
+
+    `DQK_THREADS` sets it by hand.
+    """
+    given = os.environ.get("DQK_THREADS")
+    if given is not None:
+        if not given.isdigit() or int(given) < 1:
+            raise InvalidInputError(f"DQK_THREADS is {given!r}, expected a whole number of at least 1")
+        return int(given)
+    affinity = getattr(os, "sched_getaffinity", None)
+    threads = len(affinity(0)) if affinity else os.cpu_count() or 1
+    quota = _cgroup_cpus()
+    return max(1, min(threads, quota)) if quota else threads
+
+
+def _cgroup_cpus() -> int | None:
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return None if quota == "max" else max(1, int(quota) // int(period))
+    except (OSError, ValueError):
+        return None
+
+
+def memory_bound() -> int:
+    """Bytes that states and tiles in flight may take: `DQK_MEMORY_MIB`, else half of the available memory."""
+    given = os.environ.get("DQK_MEMORY_MIB")
+    if given is not None:
+        if not given.isdigit() or int(given) < 1:
+            raise InvalidInputError(f"DQK_MEMORY_MIB is {given!r}, expected a whole number of MiB above 0")
+        return int(given) * _MIB
+    return available_memory() // 2
+
+
+def available_memory() -> int:
+    """Bytes that can be allocated without swapping: the smaller of the machine's and the cgroup's."""
+    limits = []
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                limits.append(int(line.split()[1]) * 1024)
+        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+        if limit != "max":
+            limits.append(int(limit) - int(Path("/sys/fs/cgroup/memory.current").read_text()))
+    except (OSError, ValueError):
+        pass
+    return max(min(limits), 0) if limits else 4 * 2**30

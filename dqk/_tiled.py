@@ -1,0 +1,240 @@
+"""The tiled fidelity matrix and its exact gradient, on the threads of this process.
+
+Tiles have a fixed side, are padded to multiples of 8 samples and run on one BLAS thread each, so that entries do not depend
+on the size of K or on the number of threads.
+"""
+
+# torch.autograd.Function's methods have no useful static types.
+# mypy: disable-error-code="no-untyped-def,no-untyped-call,override"
+
+from __future__ import annotations
+
+import contextlib
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from dqk._resources import cpu_threads, memory_bound
+from dqk.backends import autograd
+from dqk.backends.base import Backend, EncodingBackend, mirror, without_diagonal
+from dqk.circuit import Circuit
+from dqk.errors import MemoryBoundError
+from dqk.scheduler import Tile, blocks, partition
+
+_PAD = 8
+
+
+def tiled_fidelity(
+    backend: Backend, circuit: Circuit, ax: Tensor, ay: Tensor | None, shared: Tensor, log: bool, progress: bool
+) -> Tensor:
+    """K or log K of a simplified circuit, shape (N, M), differentiable in all angles.
+
+    Raises:
+        MemoryBoundError: if the states of one tile do not fit into the memory bound.
+    """
+    if not isinstance(backend, EncodingBackend):
+        result = autograd.fidelity(backend, circuit, ax, ax if ay is None else ay, shared)
+        result = mirror(result) if ay is None else result
+        return result.log() if log else result
+    result: Tensor = _Tiled.apply(_Job(backend, circuit, log, progress), ax, ay, shared)
+    return result
+
+
+@dataclass
+class _Job:
+    """One evaluation: what to compute, and how many blocks of states memory holds at once."""
+
+    backend: EncodingBackend
+    circuit: Circuit
+    log: bool
+    progress: bool
+    pool: ThreadPoolExecutor | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.pool = _pool() if self.backend.parallel_tiles and cpu_threads() > 1 else None
+
+    def side(self, dtype: torch.dtype) -> int:
+        return self.backend.tile_side(self.circuit, dtype)
+
+    def capacity(self, dtype: torch.dtype, overhead: int = 1) -> int:
+        """Blocks of states that fit into the memory bound beside the tiles in flight; at least 2."""
+        block = overhead * self.side(dtype) * self.backend.encoding_bytes(self.circuit, dtype)
+        bound = memory_bound()
+        in_flight = (cpu_threads() if self.pool else 1) * self.backend.tile_bytes(self.circuit, dtype)
+        fit = (bound - in_flight) // block
+        if fit < 2:
+            mib = 2**20
+            raise MemoryBoundError(
+                f"two blocks of {self.side(dtype)} samples on {self.circuit.n_qubits} qubits need "
+                f"{(2 * block + in_flight) // mib:,} MiB, the bound is {bound // mib:,} MiB (half of what is free); use fewer "
+                "qubits or float32, or raise the bound with DQK_MEMORY_MIB"
+            )
+        return int(fit)
+
+    def encode(self, angles: Tensor, rows: slice, shared: Tensor) -> tuple[Tensor, Tensor]:
+        """The encoding of one block, padded, and what `overlap` reads of it."""
+        part = angles[rows]
+        missing = -len(part) % _PAD
+        if missing:
+            part = torch.cat([part, part.new_zeros(missing, part.shape[1])])
+        encoded = self.backend.encode(self.circuit, part, shared)
+        return encoded, self.backend.prepare(encoded)
+
+    def map(self, function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
+        """Results in the order of `items`; a bounded number is in flight."""
+        if self.pool is None:
+            yield from map(function, items)
+            return
+        window: deque[Future[Any]] = deque()
+        try:
+            for item in items:
+                window.append(self.pool.submit(function, item))
+                if len(window) >= 4 * cpu_threads():
+                    yield window.popleft().result()
+            while window:
+                yield window.popleft().result()
+        finally:
+            for future in window:
+                future.cancel()
+
+
+class _Tiled(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, job: _Job, ax: Tensor, ay: Tensor | None, shared: Tensor) -> Tensor:
+        ctx.job, ctx.symmetric = job, ay is None
+        ctx.save_for_backward(ax, ax if ay is None else ay, shared)
+        with _one_blas_thread():
+            return _forward(job, ax.detach(), None if ay is None else ay.detach(), shared.detach())
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, cotangent: Tensor):
+        ax, ay, shared = ctx.saved_tensors
+        with _one_blas_thread():
+            dax, day, dshared = _backward(ctx.job, ax, None if ctx.symmetric else ay, shared, cotangent)
+        return None, dax, day, dshared
+
+
+def _forward(job: _Job, ax: Tensor, ay: Tensor | None, shared: Tensor) -> Tensor:
+    side = job.side(ax.dtype)
+    symmetric, columns_of = ay is None, ax if ay is None else ay
+    rows, columns = blocks(len(ax), side), blocks(len(columns_of), side)
+    capacity = job.capacity(ax.dtype)
+    everything = len(rows) + (0 if symmetric else len(columns)) <= capacity
+    band = len(rows) if everything else max(1, capacity - max(1, capacity // 4))
+    groups = partition(len(rows), len(columns), symmetric, band, len(columns) if everything else capacity - band)
+    overlap = job.backend.log_overlap if job.log else job.backend.overlap
+    result = ax.new_empty(len(ax), len(columns_of))
+    row_states: dict[int, Tensor] = {}
+
+    def write(tile: Tile) -> None:
+        r, c = rows[tile.row], columns[tile.column]
+        value = overlap(row_states[tile.row], column_states[tile.column])[: r.stop - r.start, : c.stop - c.start]
+        if symmetric and tile.is_diagonal:
+            value = torch.triu(value, 1)
+            value = (value + value.T).fill_diagonal_(0.0 if job.log else 1.0)
+        result[r, c] = value
+        if symmetric and not tile.is_diagonal:
+            result[c, r] = value.T
+
+    with _progress(job.progress, sum(map(len, groups)), "tiles") as advance:
+        for group in groups:
+            needed = sorted({tile.row for tile in group})
+            row_states = {k: row_states[k] for k in needed if k in row_states}
+            missing = [k for k in needed if k not in row_states]
+            row_states.update(zip(missing, job.map(lambda k: job.encode(ax, rows[k], shared)[1], missing), strict=True))
+            wanted = sorted({tile.column for tile in group})
+            column_states = {k: row_states[k] for k in wanted if symmetric and k in row_states}
+            missing = [k for k in wanted if k not in column_states]
+            encoded = job.map(lambda k: job.encode(columns_of, columns[k], shared)[1], missing)
+            column_states.update(zip(missing, encoded, strict=True))
+            for _ in job.map(write, group):
+                advance()
+    return result
+
+
+def _backward(
+    job: _Job, ax: Tensor, ay: Tensor | None, shared: Tensor, cotangent: Tensor
+) -> tuple[Tensor, Tensor | None, Tensor]:
+    """Every tile once more, its cotangents of the states added in tile order, then one sweep per block of states."""
+    side, symmetric = job.side(ax.dtype), ay is None
+    angles = [ax] if ay is None else [ax, ay]
+    grids = [blocks(len(a), side) for a in angles]
+    overhead = 2  # states and their cotangents
+    if sum(map(len, grids)) > job.capacity(ax.dtype, overhead):
+        raise MemoryBoundError(
+            f"the gradient of a {len(ax)} x {len(angles[-1])} kernel matrix on {job.circuit.n_qubits} qubits keeps all states "
+            "in memory and they do not fit; differentiate it in parts of rows, or raise the bound with DQK_MEMORY_MIB"
+        )
+    states = [list(job.map(lambda r, a=a: job.encode(a, r, shared), g)) for a, g in zip(angles, grids, strict=True)]
+    sums = [[torch.zeros_like(encoded) for encoded, _ in group] for group in states]
+    vjp = job.backend.log_overlap_vjp if job.log else job.backend.overlap_vjp
+    # Both K[i, j] and K[j, i] are the one number above the diagonal.
+    folded = without_diagonal(cotangent + cotangent.T) if symmetric else cotangent
+
+    def pull(tile: Tile) -> tuple[Tile, tuple[Tensor, Tensor]]:
+        a, b = states[0][tile.row][1], states[-1][tile.column][1]
+        part = folded[grids[0][tile.row], grids[-1][tile.column]]
+        if symmetric and tile.is_diagonal:
+            part = torch.triu(part, 1)
+        padded = part.new_zeros(a.shape[-1], b.shape[-1])
+        padded[: part.shape[0], : part.shape[1]] = part
+        return tile, vjp(a, b, padded)
+
+    (tiles,) = partition(len(grids[0]), len(grids[-1]), symmetric, len(grids[0]), len(grids[-1]))
+    for tile, (da, db) in job.map(pull, tiles):
+        sums[0][tile.row] += da
+        sums[-1][tile.column] += db
+    results, dshared = [], torch.zeros_like(shared)
+    for a, grid, group, total in zip(angles, grids, states, sums, strict=True):
+        work = zip(grid, group, total, strict=True)
+        parts = list(job.map(lambda item, a=a: _sweep(job, a, shared, *item), work))
+        results.append(torch.cat([part for part, _ in parts]))
+        for _, part in parts:
+            dshared += part
+    return results[0], None if ay is None else results[1], dshared
+
+
+def _sweep(
+    job: _Job, angles: Tensor, shared: Tensor, rows: slice, states: tuple[Tensor, Tensor], total: Tensor
+) -> tuple[Tensor, Tensor]:
+    count = rows.stop - rows.start
+    encoded, total = states[0][..., :count].contiguous(), total[..., :count].contiguous()
+    return job.backend.encode_vjp(job.circuit, angles[rows], shared, encoded, total)
+
+
+@lru_cache(maxsize=1)
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(cpu_threads(), thread_name_prefix="dqk", initializer=torch.set_grad_enabled, initargs=(False,))
+
+
+@lru_cache(maxsize=1)
+def _blas() -> Any:
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController().select(user_api="blas")
+
+
+def _one_blas_thread() -> contextlib.AbstractContextManager[Any]:
+    return _blas().limit(limits=1)  # type: ignore[no-any-return]
+
+
+@contextlib.contextmanager
+def _progress(show: bool, total: int, unit: str) -> Iterator[Callable[[], None]]:
+    if not show:
+        yield lambda: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    parts = (TextColumn("kernel matrix"), BarColumn(), MofNCompleteColumn(), TextColumn(unit))
+    with Progress(*parts, TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True)) as bar:
+        task = bar.add_task("", total=total)
+        yield lambda: bar.advance(task)

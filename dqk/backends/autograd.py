@@ -1,0 +1,95 @@
+"""Differentiable forms of a backend's operations, for code that composes them itself (the QK-LSTM, projected kernels).
+
+First derivatives only: a second one is refused by torch with a clear message.
+"""
+
+# torch.autograd.Function's methods have no useful static types.
+# mypy: disable-error-code="no-untyped-def,no-untyped-call,override"
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from dqk.backends.base import Backend, EncodingBackend
+from dqk.circuit import Circuit
+
+
+class _Encode(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, backend: EncodingBackend, circuit: Circuit, angles: Tensor, shared: Tensor) -> Tensor:
+        encoded = backend.encode(circuit, angles, shared)
+        ctx.backend, ctx.circuit = backend, circuit
+        ctx.save_for_backward(angles, shared, encoded)
+        return encoded
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, cotangent: Tensor):
+        return None, None, *ctx.backend.encode_vjp(ctx.circuit, *ctx.saved_tensors, cotangent)
+
+
+class _Overlap(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, backend: EncodingBackend, a: Tensor, b: Tensor) -> Tensor:
+        ctx.backend = backend
+        ctx.save_for_backward(a, b)
+        return backend.overlap(backend.prepare(a), backend.prepare(b))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, cotangent: Tensor):
+        a, b = ctx.saved_tensors
+        backend = ctx.backend
+        return None, *backend.overlap_vjp(backend.prepare(a), backend.prepare(b), cotangent)
+
+
+class _Fidelity(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, backend: Backend, circuit: Circuit, ax: Tensor, ay: Tensor, shared: Tensor) -> Tensor:
+        ctx.backend, ctx.circuit = backend, circuit
+        ctx.save_for_backward(ax, ay, shared)
+        return backend.fidelity(circuit, ax, ay, shared)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, cotangent: Tensor):
+        return None, None, *ctx.backend.fidelity_vjp(ctx.circuit, *ctx.saved_tensors, cotangent)
+
+
+class _Expectations(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, backend: Backend, circuit: Circuit, observables: Sequence[str], ax: Tensor, shared: Tensor) -> Tensor:
+        ctx.backend, ctx.circuit, ctx.observables = backend, circuit, observables
+        ctx.save_for_backward(ax, shared)
+        return backend.expectations(circuit, ax, observables, shared)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, cotangent: Tensor):
+        ax, shared = ctx.saved_tensors
+        dax, dshared = ctx.backend.expectations_vjp(ctx.circuit, ax, ctx.observables, shared, cotangent)
+        return None, None, None, dax, dshared
+
+
+def encode(backend: EncodingBackend, circuit: Circuit, angles: Tensor, shared: Tensor) -> Tensor:
+    """`backend.encode`, differentiable in both kinds of angles. Shape (..., N)."""
+    return _Encode.apply(backend, circuit, angles, shared)
+
+
+def overlap(backend: EncodingBackend, a: Tensor, b: Tensor) -> Tensor:
+    """Kernel values (N, M) of encodings (..., N) and (..., M), differentiable in both."""
+    return _Overlap.apply(backend, a, b)
+
+
+def fidelity(backend: Backend, circuit: Circuit, ax: Tensor, ay: Tensor, shared: Tensor) -> Tensor:
+    """`backend.fidelity` of two different sets of samples, differentiable in all angles. Shape (N, M)."""
+    return _Fidelity.apply(backend, circuit, ax, ay, shared)
+
+
+def expectations(backend: Backend, circuit: Circuit, ax: Tensor, observables: Sequence[str], shared: Tensor) -> Tensor:
+    """`backend.expectations`, differentiable in both kinds of angles. Shape (N, O)."""
+    return _Expectations.apply(backend, circuit, observables, ax, shared)

@@ -1,0 +1,245 @@
+"""The backend contract: circuits and angles in, kernel values and cotangents out.
+
+A backend sees no feature map, no kernel and no scheduler. Public methods check, private hooks compute.
+Most exact backends first encode each sample and then overlap the encodings: they derive from `EncodingBackend`.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dqk.circuit import Circuit, simplify_for_fidelity
+from dqk.errors import InvalidInputError, UnsupportedError
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What a backend can do.
+
+    Attributes:
+        exact: values are exact up to rounding; otherwise they are sampled.
+        differentiable: the vector-Jacobian products work.
+        expectations: expectation values of Pauli strings work.
+        device: `cpu`, `cuda` or `qpu`.
+        max_qubits: widest circuit; None if only memory bounds it.
+    """
+
+    exact: bool
+    differentiable: bool
+    expectations: bool
+    device: str = "cpu"
+    max_qubits: int | None = None
+
+
+class Backend(abc.ABC):
+    """How kernel values are computed. Instances are stateless and cheap to make.
+
+    Notation: `psi(a, w) = U(a, w) |0...0>` with data angles `a` (one row per sample) and shared angles `w`.
+    """
+
+    name: str
+    capabilities: Capabilities
+    parallel_tiles: bool = False
+    """Whether tiles may run on several threads of one process at once (compiled code that releases the GIL)."""
+
+    def fidelity(self, circuit: Circuit, ax: Tensor, ay: Tensor | None = None, shared: Tensor | None = None) -> Tensor:
+        """`K[i, j] = |<psi(ay_j, w)|psi(ax_i, w)>|^2`.
+
+        Args:
+            circuit: any circuit; gates that cannot influence the fidelity are left out first.
+            ax: data angles, shape (N, A_d), radians.
+            ay: data angles, shape (M, A_d); None for ax itself, which gives an exactly symmetric K with a unit diagonal.
+            shared: shared angles, shape (A_s,); None if the circuit has none.
+
+        Returns:
+            K, shape (N, M), of the dtype of `ax`.
+
+        Raises:
+            InvalidInputError: if shapes do not fit the circuit.
+            UnsupportedError: if this backend cannot run the circuit.
+        """
+        shared = self._check(circuit, ax, ay, shared)
+        return self._fidelity(simplify_for_fidelity(circuit).circuit, ax, ay, shared)
+
+    def fidelity_vjp(
+        self, circuit: Circuit, ax: Tensor, ay: Tensor | None, shared: Tensor | None, cotangent: Tensor
+    ) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Cotangents of the angles: `sum_ij cotangent[i, j] dK[i, j] / d(angle)`.
+
+        Args:
+            circuit: as in `fidelity`.
+            ax: as in `fidelity`.
+            ay: as in `fidelity`; if None, both roles of `ax` are counted and the diagonal contributes nothing.
+            shared: as in `fidelity`.
+            cotangent: dL/dK, shape (N, M).
+
+        Returns:
+            Cotangents of `ax` (N, A_d), of `ay` (M, A_d) or None, and of `shared` (A_s,).
+        """
+        shared = self._check(circuit, ax, ay, shared)
+        expected = (len(ax), len(ax if ay is None else ay))
+        if cotangent.shape != expected:
+            raise InvalidInputError(f"cotangent of shape {tuple(cotangent.shape)}, expected {expected}")
+        if not self.capabilities.differentiable:
+            raise UnsupportedError(f"backend {self.name!r} is not differentiable; use one that is, such as 'statevector'")
+        return self._fidelity_vjp(simplify_for_fidelity(circuit).circuit, ax, ay, shared, cotangent)
+
+    def expectations(
+        self, circuit: Circuit, ax: Tensor, observables: Sequence[str], shared: Tensor | None = None
+    ) -> Tensor:
+        """`E[i, k] = <psi(ax_i, w)| P_k |psi(ax_i, w)>` for Pauli strings `P_k`. The circuit is not simplified.
+
+        Args:
+            circuit: any circuit.
+            ax: data angles, shape (N, A_d).
+            observables: O Pauli strings over I, X, Y, Z, one letter per qubit, qubit 0 first.
+            shared: shared angles, shape (A_s,).
+
+        Returns:
+            Expectation values, shape (N, O), in [-1, 1].
+        """
+        shared = self._check(circuit, ax, None, shared)
+        self._check_observables(circuit, observables)
+        return self._expectations(circuit, ax, tuple(observables), shared)
+
+    def expectations_vjp(
+        self, circuit: Circuit, ax: Tensor, observables: Sequence[str], shared: Tensor | None, cotangent: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Cotangents of `ax` (N, A_d) and `shared` (A_s,) for a cotangent of shape (N, O)."""
+        shared = self._check(circuit, ax, None, shared)
+        self._check_observables(circuit, observables)
+        if cotangent.shape != (len(ax), len(observables)):
+            raise InvalidInputError(
+                f"cotangent of shape {tuple(cotangent.shape)}, expected {(len(ax), len(observables))}"
+            )
+        return self._expectations_vjp(circuit, ax, tuple(observables), shared, cotangent)
+
+    def check_supported(self, circuit: Circuit) -> None:
+        """Raises UnsupportedError, with the reason and an alternative, if this backend cannot run the circuit."""
+        limit = self.capabilities.max_qubits
+        if limit is not None and circuit.n_qubits > limit:
+            raise UnsupportedError(f"backend {self.name!r} runs at most {limit} qubits, the circuit has {circuit.n_qubits}")
+
+    def tile_side(self, circuit: Circuit, dtype: torch.dtype) -> int:
+        """Side of a tile of K: a multiple of 8 that depends on circuit, dtype and backend alone, never on N or workers."""
+        return 64
+
+    def tile_bytes(self, circuit: Circuit, dtype: torch.dtype) -> int:
+        """Memory that one tile in flight takes."""
+        return 4 * self.tile_side(circuit, dtype) ** 2 * dtype.itemsize
+
+    def _check(self, circuit: Circuit, ax: Tensor, ay: Tensor | None, shared: Tensor | None) -> Tensor:
+        for name, angles in (("ax", ax), ("ay", ay)):
+            if angles is not None and (angles.dim() != 2 or angles.shape[1] != circuit.n_data):
+                raise InvalidInputError(f"{name} has shape {tuple(angles.shape)}, expected (N, {circuit.n_data})")
+        if shared is None:
+            shared = ax.new_empty(0)
+        if shared.shape != (circuit.n_shared,):
+            raise InvalidInputError(f"shared has shape {tuple(shared.shape)}, expected ({circuit.n_shared},)")
+        return shared
+
+    def _check_observables(self, circuit: Circuit, observables: Sequence[str]) -> None:
+        if not self.capabilities.expectations:
+            raise UnsupportedError(f"backend {self.name!r} gives no expectation values; use 'statevector'")
+        self.check_supported(circuit)
+        for word in observables:
+            if len(word) != circuit.n_qubits or set(word) - set("IXYZ"):
+                raise InvalidInputError(f"observable {word!r}, expected {circuit.n_qubits} letters from I, X, Y, Z")
+
+    @abc.abstractmethod
+    def _fidelity(self, circuit: Circuit, ax: Tensor, ay: Tensor | None, shared: Tensor) -> Tensor: ...
+
+    @abc.abstractmethod
+    def _fidelity_vjp(
+        self, circuit: Circuit, ax: Tensor, ay: Tensor | None, shared: Tensor, cotangent: Tensor
+    ) -> tuple[Tensor, Tensor | None, Tensor]: ...
+
+    @abc.abstractmethod
+    def _expectations(self, circuit: Circuit, ax: Tensor, observables: tuple[str, ...], shared: Tensor) -> Tensor: ...
+
+    @abc.abstractmethod
+    def _expectations_vjp(
+        self, circuit: Circuit, ax: Tensor, observables: tuple[str, ...], shared: Tensor, cotangent: Tensor
+    ) -> tuple[Tensor, Tensor]: ...
+
+
+class EncodingBackend(Backend):
+    """A backend whose kernel is an overlap of encodings: `K[i, j] = f(e(a_i), e(a_j))`.
+
+    An encoding is a real tensor whose last axis is the sample, so that a batch is `encoding[..., rows]`. Cotangents have the
+    shape of what they belong to.
+    """
+
+    @abc.abstractmethod
+    def encode(self, circuit: Circuit, angles: Tensor, shared: Tensor) -> Tensor:
+        """Encodings of the samples, shape (..., N), real. The circuit is taken as it is, not simplified."""
+
+    @abc.abstractmethod
+    def encode_vjp(
+        self, circuit: Circuit, angles: Tensor, shared: Tensor, encoded: Tensor, cotangent: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Cotangents of `angles` (N, A_d) and `shared` (A_s,) from one of the encodings. `encoded` is `encode`'s result."""
+
+    @abc.abstractmethod
+    def overlap(self, a: Tensor, b: Tensor) -> Tensor:
+        """Kernel values (N, M) of prepared encodings `a` (..., N) and `b` (..., M)."""
+
+    @abc.abstractmethod
+    def overlap_vjp(self, a: Tensor, b: Tensor, cotangent: Tensor) -> tuple[Tensor, Tensor]:
+        """Cotangents of the *encodings* of `a` and `b`, given prepared ones, for a cotangent of shape (N, M)."""
+
+    def log_overlap(self, a: Tensor, b: Tensor) -> Tensor:
+        """Natural logarithm of `overlap`; backends that would underflow override it."""
+        return self.overlap(a, b).log()
+
+    def log_overlap_vjp(self, a: Tensor, b: Tensor, cotangent: Tensor) -> tuple[Tensor, Tensor]:
+        """Cotangents of the encodings for a cotangent of `log_overlap`."""
+        return self.overlap_vjp(a, b, cotangent / self.overlap(a, b))
+
+    def encoding_bytes(self, circuit: Circuit, dtype: torch.dtype) -> int:
+        """Memory of one sample's encoding and of what `prepare` adds to it."""
+        return 4 * 2**circuit.n_qubits * dtype.itemsize
+
+    def prepare(self, encoded: Tensor) -> Tensor:
+        """What `overlap` reads, made once per encoded block; the encoding itself unless a backend adds to it."""
+        return encoded
+
+    def _fidelity(self, circuit: Circuit, ax: Tensor, ay: Tensor | None, shared: Tensor) -> Tensor:
+        self.check_supported(circuit)
+        a = self.prepare(self.encode(circuit, ax, shared))
+        if ay is not None:
+            return self.overlap(a, self.prepare(self.encode(circuit, ay, shared)))
+        return mirror(self.overlap(a, a))
+
+    def _fidelity_vjp(
+        self, circuit: Circuit, ax: Tensor, ay: Tensor | None, shared: Tensor, cotangent: Tensor
+    ) -> tuple[Tensor, Tensor | None, Tensor]:
+        self.check_supported(circuit)
+        ex = self.encode(circuit, ax, shared)
+        a = self.prepare(ex)
+        if ay is None:
+            da, db = self.overlap_vjp(a, a, without_diagonal(cotangent))
+            dax, dshared = self.encode_vjp(circuit, ax, shared, ex, da + db)
+            return dax, None, dshared
+        ey = self.encode(circuit, ay, shared)
+        da, db = self.overlap_vjp(a, self.prepare(ey), cotangent)
+        dax, dx_shared = self.encode_vjp(circuit, ax, shared, ex, da)
+        day, dy_shared = self.encode_vjp(circuit, ay, shared, ey, db)
+        return dax, day, dx_shared + dy_shared
+
+
+def mirror(square: Tensor) -> Tensor:
+    """The exactly symmetric matrix with the upper triangle of `square` and a unit diagonal."""
+    upper = torch.triu(square, 1)
+    result = upper + upper.T
+    return result.fill_diagonal_(1.0)
+
+
+def without_diagonal(square: Tensor) -> Tensor:
+    """A copy with a zero diagonal."""
+    return square.clone().fill_diagonal_(0.0)

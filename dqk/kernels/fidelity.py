@@ -1,0 +1,71 @@
+"""The fidelity kernel: the squared overlap of two encoded samples."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from dqk.backends.base import Backend
+from dqk.circuit import Circuit, simplify_for_fidelity
+from dqk.errors import InvalidInputError
+from dqk.kernels.base import Engine, Kernel
+from dqk.kernels.feature_map import FeatureMap
+
+
+class FidelityKernel(Kernel):
+    """`k(x, y) = |<phi(x)|phi(y)>|^2` for any feature map phi.
+
+    Args:
+        feature_map: what encodes a sample; its trainable parameters become `kernel.params`.
+        backend: `auto`, the name of an installed backend, or a backend object.
+        shots: measurements per entry; None for exact values.
+        executor: where tiles run; None for this process.
+
+    Example:
+        >>> import numpy as np
+        >>> from dqk import FidelityKernel
+        >>> from dqk.kernels.feature_maps import qklstm_feature_map
+        >>> kernel = FidelityKernel(qklstm_feature_map(1))
+        >>> print(kernel(np.array([[0.0]]), np.array([[np.pi / 2]])).round(12))  # (1 + cos^2(pi/2) + 0) / 2
+        [[0.5]]
+
+    References:
+        Havlíček et al., arXiv 1804.11326; QK-LSTM, arXiv 2411.13225, equation (4).
+    """
+
+    def __init__(
+        self, feature_map: FeatureMap, backend: str | Backend = "auto", shots: int | None = None, executor: Any = None
+    ):
+        super().__init__()
+        if not isinstance(feature_map, FeatureMap):
+            raise InvalidInputError(
+                f"feature_map is {feature_map!r}, expected a FeatureMap such as zz_feature_map(4) from dqk.kernels.feature_maps"
+            )
+        if shots is not None and (not isinstance(shots, int) or shots < 1):
+            raise InvalidInputError(f"shots is {shots!r}, expected None (exact) or a whole number of at least 1")
+        self.feature_map = feature_map
+        self.backend = backend
+        self.shots = shots
+        self.executor = executor
+        self.params = nn.Parameter(feature_map.initial_params()) if feature_map.n_params else None
+
+    @property
+    def n_features(self) -> int:
+        """Length d of a sample."""
+        return self.feature_map.n_features
+
+    @property
+    def circuit(self) -> Circuit:
+        """The part of the feature map's circuit that can influence the kernel."""
+        return simplify_for_fidelity(self.feature_map.circuit).circuit
+
+    def _matrix(self, engine: Engine, x: Tensor, y: Tensor | None, log: bool) -> Tensor:
+        params = None if self.params is None else self.params.to(x)
+        ax, shared = self.feature_map.angles(x, params)
+        ay = None if y is None else self.feature_map.angles(y, params)[0]
+        return engine.fidelity(self.backend, self.circuit, ax, ay, shared, log)
+
+    def extra_repr(self) -> str:
+        """Shown by `print(kernel)`."""
+        return f"{self.feature_map.name}, n_qubits={self.feature_map.n_qubits}, backend={self.backend!r}"
