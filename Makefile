@@ -1,0 +1,104 @@
+# One command per job; `make` alone lists them. Everything runs in the virtual environment $(VENV), which is created
+# with $(PYTHON) when it is missing and brought up to date when pyproject.toml or constraints.txt change.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-builtin-rules
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# Further arguments: PIP_ARGS for every `pip install`, PYTEST_ARGS for pytest, DEMO_ARGS for the demo's training run.
+PIP_ARGS ?=
+PYTEST_ARGS ?=
+DEMO_ARGS ?=
+BENCHMARKS ?= benchmarks/gram.py benchmarks/qklstm_step.py
+
+step = @printf '\n==> %s\n' "$(1)"
+pip_install = $(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt $(PIP_ARGS)
+
+# --- jobs ------------------------------------------------------------------------------------------------------------
+.PHONY: help demo test lint format bench clean distclean same-python
+
+help: ## list the commands
+	@printf 'usage: make COMMAND   (another interpreter: PYTHON=python3.12 make COMMAND)\n\n'
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.installed-dqk ## install, then train the QK-LSTM on the two sentences of the paper
+	$(call step,dqk train pos --preset table1 --seed 0)
+	@$(BIN)/python -m dqk train pos --preset table1 --seed 0 $(DEMO_ARGS)
+
+test: lint ## install the development tools, then lint, check types and layers, run the tests and doctests
+	$(call step,tests and doctests)
+	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(VENV)/.installed-dev ## ruff, mypy and the layer contracts
+	$(call step,ruff check)
+	@$(BIN)/python -m ruff check .
+	$(call step,ruff format --check)
+	@$(BIN)/python -m ruff format --check .
+	$(call step,mypy)
+	@$(BIN)/python -m mypy
+	$(call step,layer contracts)
+	@$(BIN)/lint-imports
+
+format: $(VENV)/.installed-dev ## rewrite the sources in the project's format
+	@$(BIN)/python -m ruff check --fix-only .
+	@$(BIN)/python -m ruff format .
+
+bench: $(VENV)/.installed-bench ## measure dqk against other programs, in the same run
+	@for file in $(BENCHMARKS); do printf '\n==> %s\n' "$$file"; $(BIN)/python "$$file"; done
+
+clean: ## remove caches and built packages (training runs and the environment stay)
+	@rm -rf build dist site htmlcov .coverage .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	@find . -name __pycache__ -type d -not -path './.venv*' -prune -exec rm -rf {} +
+
+distclean: clean ## also remove the virtual environment
+	@rm -rf $(VENV)
+
+# --- the virtual environment -----------------------------------------------------------------------------------------
+# An environment that works is kept, whoever made it; one whose interpreter is gone or too old is made anew.
+supported := import sys; sys.exit(sys.version_info < (3, 11))
+version := import sys; print("%d.%d" % sys.version_info[:2])
+venv_works := $(shell $(BIN)/python -c '$(supported)' 2>/dev/null && echo yes)
+
+$(VENV)/.installed-dqk: pyproject.toml constraints.txt $(VENV)/pyvenv.cfg
+	$(call step,installing dqk into $(VENV))
+	@$(pip_install) -e .
+	@touch $@
+
+$(VENV)/.installed-dev: pyproject.toml constraints.txt $(VENV)/pyvenv.cfg
+	$(call step,installing dqk and the development tools into $(VENV))
+	@$(pip_install) -e '.[dev]'
+	@touch $(VENV)/.installed-dqk $@
+
+$(VENV)/.installed-bench: pyproject.toml constraints.txt $(VENV)/pyvenv.cfg
+	$(call step,installing dqk and the programs it is measured against into $(VENV))
+	@$(pip_install) -e '.[bench]'
+	@touch $(VENV)/.installed-dqk $@
+
+ifeq ($(venv_works),yes)
+$(VENV)/pyvenv.cfg: | same-python
+else
+.PHONY: $(VENV)/pyvenv.cfg
+$(VENV)/pyvenv.cfg:
+	$(call step,creating $(VENV) with $(PYTHON))
+	@$(PYTHON) -c '$(supported)' || { \
+	  echo "error: dqk needs Python 3.11 or newer; name such an interpreter: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; \
+	  exit 1; }
+	@$(PYTHON) -m venv --clear $(VENV) || { \
+	  echo "error: $(PYTHON) cannot make a virtual environment; on Debian and Ubuntu: apt install python3-venv" >&2; \
+	  rm -rf $(VENV); exit 1; }
+endif
+
+# An interpreter asked for by name must be the one in the environment.
+same-python:
+ifneq ($(origin PYTHON),file)
+	@have=$$($(BIN)/python -c '$(version)'); want=$$($(PYTHON) -c '$(version)'); \
+	[ "$$have" = "$$want" ] || { \
+	  echo "error: $(VENV) holds Python $$have, PYTHON=$(PYTHON) is $$want;" \
+	       "choose another folder (make VENV=.venv-$$want $(MAKECMDGOALS)) or remove this one (make distclean)" >&2; \
+	  exit 1; }
+endif
