@@ -10,7 +10,8 @@ MAKEFLAGS += --no-builtin-rules
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-# Further arguments: PIP_ARGS for every `pip install`, PYTEST_ARGS for pytest, DEMO_ARGS for the demo's training run.
+# Further arguments: PIP_ARGS for every `pip install` (such as the index of torch's CPU builds, which spare a machine
+# without a GPU some gigabytes), PYTEST_ARGS for pytest, DEMO_ARGS for the demo's training run.
 PIP_ARGS ?=
 PYTEST_ARGS ?=
 DEMO_ARGS ?=
@@ -42,7 +43,7 @@ lint: $(VENV)/.installed-dev ## ruff, mypy and the layer contracts
 	$(call step,mypy)
 	@$(BIN)/python -m mypy
 	$(call step,layer contracts)
-	@$(BIN)/lint-imports
+	@$(BIN)/python -m importlinter.cli --no-logo
 
 format: $(VENV)/.installed-dev ## rewrite the sources in the project's format
 	@$(BIN)/python -m ruff check --fix-only .
@@ -65,17 +66,17 @@ version := import sys; print("%d.%d" % sys.version_info[:2])
 venv_works := $(shell $(BIN)/python -c '$(supported)' 2>/dev/null && echo yes)
 
 $(VENV)/.installed-dqk: pyproject.toml constraints.txt $(VENV)/pyvenv.cfg
-	$(call step,installing dqk into $(VENV))
+	$(call step,installing dqk into $(VENV) (takes minutes the first time))
 	@$(pip_install) -e .
 	@touch $@
 
 $(VENV)/.installed-dev: pyproject.toml constraints.txt $(VENV)/pyvenv.cfg
-	$(call step,installing dqk and the development tools into $(VENV))
+	$(call step,installing dqk and the development tools into $(VENV) (takes minutes the first time))
 	@$(pip_install) -e '.[dev]'
 	@touch $(VENV)/.installed-dqk $@
 
 $(VENV)/.installed-bench: pyproject.toml constraints.txt $(VENV)/pyvenv.cfg
-	$(call step,installing dqk and the programs it is measured against into $(VENV))
+	$(call step,installing dqk and the programs it is measured against into $(VENV) (takes minutes the first time))
 	@$(pip_install) -e '.[bench]'
 	@touch $(VENV)/.installed-dqk $@
 
