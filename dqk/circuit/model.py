@@ -254,6 +254,17 @@ class Circuit:
         except json.JSONDecodeError as error:
             raise InvalidInputError(f"not a circuit document: {error}") from error
 
+    def to_openqasm(self) -> str:
+        """OpenQASM 3 text with `input` angles, see `dqk.circuit.qasm`."""
+        from dqk.circuit.qasm import to_openqasm
+
+        return to_openqasm(self)
+
+    def __str__(self) -> str:
+        from dqk.circuit.draw import draw
+
+        return draw(self)
+
     @property
     def digest(self) -> str:
         """SHA-256 of the JSON text, hexadecimal."""
