@@ -84,8 +84,7 @@ class _Job:
         missing = -len(part) % _PAD
         if missing:
             part = torch.cat([part, part.new_zeros(missing, part.shape[1])])
-        encoded = self.backend.encode(self.circuit, part, shared)
-        return encoded, self.backend.prepare(encoded)
+        return self.backend.encode_block(self.circuit, part, shared)
 
     def map(self, function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
         """Results in the order of `items`; a bounded number is in flight."""

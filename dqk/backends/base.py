@@ -193,6 +193,11 @@ class EncodingBackend(Backend):
     def overlap_vjp(self, a: Tensor, b: Tensor, cotangent: Tensor) -> tuple[Tensor, Tensor]:
         """Cotangents of the *encodings* of `a` and `b`, given prepared ones, for a cotangent of shape (N, M)."""
 
+    def encode_block(self, circuit: Circuit, angles: Tensor, shared: Tensor) -> tuple[Tensor, Tensor]:
+        """An encoding and what `prepare` makes of it; backends that can write both at once override it."""
+        encoded = self.encode(circuit, angles, shared)
+        return encoded, self.prepare(encoded)
+
     def log_overlap(self, a: Tensor, b: Tensor) -> Tensor:
         """Natural logarithm of `overlap`; backends that would underflow override it."""
         return self.overlap(a, b).log()
@@ -211,23 +216,22 @@ class EncodingBackend(Backend):
 
     def _fidelity(self, circuit: Circuit, ax: Tensor, ay: Tensor | None, shared: Tensor) -> Tensor:
         self.check_supported(circuit)
-        a = self.prepare(self.encode(circuit, ax, shared))
+        _, a = self.encode_block(circuit, ax, shared)
         if ay is not None:
-            return self.overlap(a, self.prepare(self.encode(circuit, ay, shared)))
+            return self.overlap(a, self.encode_block(circuit, ay, shared)[1])
         return mirror(self.overlap(a, a))
 
     def _fidelity_vjp(
         self, circuit: Circuit, ax: Tensor, ay: Tensor | None, shared: Tensor, cotangent: Tensor
     ) -> tuple[Tensor, Tensor | None, Tensor]:
         self.check_supported(circuit)
-        ex = self.encode(circuit, ax, shared)
-        a = self.prepare(ex)
+        ex, a = self.encode_block(circuit, ax, shared)
         if ay is None:
             da, db = self.overlap_vjp(a, a, without_diagonal(cotangent))
             dax, dshared = self.encode_vjp(circuit, ax, shared, ex, da + db)
             return dax, None, dshared
-        ey = self.encode(circuit, ay, shared)
-        da, db = self.overlap_vjp(a, self.prepare(ey), cotangent)
+        ey, b = self.encode_block(circuit, ay, shared)
+        da, db = self.overlap_vjp(a, b, cotangent)
         dax, dx_shared = self.encode_vjp(circuit, ax, shared, ex, da)
         day, dy_shared = self.encode_vjp(circuit, ay, shared, ey, db)
         return dax, day, dx_shared + dy_shared

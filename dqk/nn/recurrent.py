@@ -1,0 +1,293 @@
+"""What QKLSTM and QLSTM share: the LSTM update, time steps, layers, directions, packed sequences and `nn.LSTM`'s contract.
+
+A cell says how the four gates' pre-activations come from the input and the hidden state; everything else is here.
+"""
+
+from __future__ import annotations
+
+import abc
+import warnings
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+
+from dqk.errors import InvalidInputError
+
+GATES = ("forget", "input", "output", "cell")
+"""The order of the gates in every tensor that has an axis for them."""
+
+Step = Callable[[Tensor, Tensor], Tensor]
+States = tuple[Tensor, Tensor]
+
+
+class GateCell(nn.Module, abc.ABC):
+    """The gates of one layer in one direction, with v_t = [h_{t-1}; x_t] as in arXiv 2411.13225.
+
+    Args:
+        input_size: number of features D of x_t.
+        hidden_size: number of features H of h_t.
+    """
+
+    def __init__(self, input_size: int, hidden_size: int):
+        super().__init__()
+        self.input_size = input_size
+        self.hidden_size = hidden_size
+
+    @abc.abstractmethod
+    def begin(self, inputs: Tensor) -> tuple[Tensor, Step]:
+        """Does once per forward pass what does not depend on the hidden state.
+
+        Args:
+            inputs: x_t of all time steps and samples, shape (S, D).
+
+        Returns:
+            Projected inputs, shape (S, P), and the step: from b rows of them (b, P) and hidden states (b, H) to the
+            pre-activations (b, 4, H) in the order of `GATES`, or (b, 4, 1) where all hidden units share a gate.
+        """
+
+    @abc.abstractmethod
+    def reset_parameters(self) -> None:
+        """Draws the parameters anew."""
+
+
+def lstm_update(preactivations: Tensor, c: Tensor) -> States:
+    """The LSTM update: `c' = f * c + i * g`, `h' = o * tanh(c')`.
+
+    Args:
+        preactivations: shape (b, 4, H) or (b, 4, 1), in the order of `GATES`.
+        c: cell states, shape (b, H).
+
+    Returns:
+        New hidden and cell states, shape (b, H) each.
+    """
+    switches, candidate = preactivations.split((3, 1), dim=1)
+    forget, write, show = switches.sigmoid().unbind(1)
+    c = torch.addcmul(forget * c, write, candidate.tanh().squeeze(1))
+    return show * c.tanh(), c
+
+
+def run_direction(
+    cell: GateCell, inputs: Tensor, batch_sizes: Sequence[int], h0: Tensor, c0: Tensor, reverse: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """One cell over all time steps.
+
+    Args:
+        cell: the gates.
+        inputs: time steps one after another, longest sequence first, shape (sum(batch_sizes), D).
+        batch_sizes: number of sequences that reach each time step; never growing.
+        h0: initial hidden states, shape (B, H).
+        c0: initial cell states, shape (B, H).
+        reverse: from the last time step to the first.
+
+    Returns:
+        Outputs, laid out as the inputs, shape (sum(batch_sizes), H), and the last states of every sequence, (B, H) each.
+    """
+    projected, step = cell.begin(inputs)
+    rows = projected.split(list(batch_sizes))
+    times = range(len(rows) - 1, -1, -1) if reverse else range(len(rows))
+    first = batch_sizes[times[0]]
+    h, c, active = (h0, c0, first) if first == len(h0) else (h0[:first], c0[:first], first)
+    outputs: list[Tensor] = [h] * len(rows)
+    finished: list[States] = []
+    for t in times:
+        size = batch_sizes[t]
+        if size < active:  # forward: the shortest sequences have ended
+            finished.append((h[size:], c[size:]))
+            h, c = h[:size], c[:size]
+        elif size > active:  # backward: longer sequences end here, that is, they begin
+            h, c = torch.cat((h, h0[active:size])), torch.cat((c, c0[active:size]))
+        active = size
+        h, c = lstm_update(step(rows[t], h), c)
+        outputs[t] = h
+    if finished:
+        parts = [(h, c), *reversed(finished)]
+        h, c = torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
+    return torch.cat(outputs), h, c
+
+
+def whole_number(name: str, value: object, least: int = 1) -> list[str]:
+    """What is wrong with a number of things; empty if nothing is."""
+    if isinstance(value, int) and not isinstance(value, bool) and value >= least:
+        return []
+    return [f"{name} is {value!r}, expected a whole number of at least {least}"]
+
+
+def yes_or_no(**values: object) -> list[str]:
+    """What is wrong with some switches; empty if nothing is."""
+    return [f"{name} is {value!r}, expected True or False" for name, value in values.items() if not isinstance(value, bool)]
+
+
+class GatedRecurrence(nn.Module, abc.ABC):
+    """Layers and directions of cells behind `nn.LSTM`'s interface. Subclasses check their options, then call `_build`.
+
+    Args:
+        input_size: number of features of x_t.
+        hidden_size: number of features of h_t.
+        num_layers: number of stacked layers.
+        bias: whether the gates have biases.
+        batch_first: whether the batch is the first axis of padded input and output.
+        dropout: probability of dropout on the output of every layer but the last, in training.
+        bidirectional: whether a second cell per layer runs from the end to the beginning.
+    """
+
+    cells: nn.ModuleList
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int,
+        bias: bool,
+        batch_first: bool,
+        dropout: float,
+        bidirectional: bool,
+    ):
+        super().__init__()
+        self.input_size = input_size
+        self.hidden_size = hidden_size
+        self.num_layers = num_layers
+        self.bias = bias
+        self.batch_first = batch_first
+        self.dropout = dropout
+        self.bidirectional = bidirectional
+
+    def _problems(self) -> list[str]:
+        problems = whole_number("input_size", self.input_size) + whole_number("hidden_size", self.hidden_size)
+        problems += whole_number("num_layers", self.num_layers)
+        problems += yes_or_no(bias=self.bias, batch_first=self.batch_first, bidirectional=self.bidirectional)
+        number = isinstance(self.dropout, int | float) and not isinstance(self.dropout, bool)
+        if not (number and 0 <= self.dropout <= 1):
+            problems.append(f"dropout is {self.dropout!r}, expected a probability from 0 to 1")
+        return problems
+
+    def _layer_input_sizes(self) -> list[int]:
+        deeper = self.hidden_size * self._n_directions
+        return [self.input_size, *[deeper] * (self.num_layers - 1)]
+
+    def _build(self, make_cell: Callable[[int], GateCell]) -> None:
+        """One cell per layer and direction; `make_cell` takes the layer's input size."""
+        if self.dropout and self.num_layers == 1:
+            warnings.warn(
+                f"dropout={self.dropout} has no effect with num_layers=1: dropout acts between layers", stacklevel=4
+            )
+        sizes = [size for size in self._layer_input_sizes() for _ in range(self._n_directions)]
+        self.cells = nn.ModuleList(make_cell(size) for size in sizes)
+
+    @property
+    def _n_directions(self) -> int:
+        return 2 if self.bidirectional else 1
+
+    def reset_parameters(self) -> None:
+        """Draws all parameters anew."""
+        for cell in self.cells:
+            cell.reset_parameters()  # type: ignore[operator]
+
+    def flatten_parameters(self) -> None:
+        """Does nothing; programs written for `nn.LSTM` call it."""
+
+    def forward(self, input: Tensor | PackedSequence, hx: States | None = None) -> tuple[Tensor | PackedSequence, States]:
+        """Runs the network over sequences.
+
+        Args:
+            input: shape (T, B, input_size); (B, T, input_size) with `batch_first`; (T, input_size) for one sequence without
+                a batch axis; or a `PackedSequence`.
+            hx: initial (h_0, c_0), each of shape (num_layers * directions, B, hidden_size), without B for one sequence;
+                None for zeros.
+
+        Returns:
+            The outputs h_t of the last layer, laid out as the input with directions * hidden_size features (forward
+            direction first), and the last (h_n, c_n), shaped as `hx`.
+
+        Raises:
+            InvalidInputError: for another shape, dtype or device, or values that are not finite.
+        """
+        packed = isinstance(input, PackedSequence)
+        data = input.data if packed else input
+        self._check_input(data, packed)
+        batched = packed or data.dim() == 3
+        order = inverse = None
+        if packed:
+            steps, order, inverse = data, input.sorted_indices, input.unsorted_indices
+            batch_sizes = input.batch_sizes.tolist()
+        else:
+            major = data.transpose(0, 1) if self.batch_first and batched else data if batched else data.unsqueeze(1)
+            batch_sizes = [major.shape[1]] * major.shape[0]
+            steps = major.reshape(-1, self.input_size)
+        h0, c0 = self._initial_states(hx, steps, batch_sizes[0], batched)
+        if order is not None and hx is not None:
+            h0, c0 = h0.index_select(1, order), c0.index_select(1, order)
+        steps, h, c = self._layers(steps, batch_sizes, h0, c0)
+        if packed:
+            output: Tensor | PackedSequence = PackedSequence(steps, input.batch_sizes, order, inverse)
+            return output, (h, c) if inverse is None else (h.index_select(1, inverse), c.index_select(1, inverse))
+        if not batched:
+            return steps, (h.squeeze(1), c.squeeze(1))
+        padded = steps.view(len(batch_sizes), batch_sizes[0], -1)
+        return padded.transpose(0, 1) if self.batch_first else padded, (h, c)
+
+    def _layers(
+        self, steps: Tensor, batch_sizes: Sequence[int], h0: Tensor, c0: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        last: list[States] = []
+        initial = list(zip(h0.unbind(0), c0.unbind(0), strict=True))
+        for layer in range(self.num_layers):
+            outputs = []
+            for direction in range(self._n_directions):
+                index = layer * self._n_directions + direction
+                cell: GateCell = self.cells[index]  # type: ignore[assignment]
+                output, h, c = run_direction(cell, steps, batch_sizes, *initial[index], reverse=direction == 1)
+                outputs.append(output)
+                last.append((h, c))
+            steps = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
+            if self.dropout and layer + 1 < self.num_layers:
+                steps = F.dropout(steps, self.dropout, self.training)
+        return steps, torch.stack([h for h, _ in last]), torch.stack([c for _, c in last])
+
+    def _check_input(self, data: Tensor, packed: bool) -> None:
+        layout = "(B, T, {0})" if self.batch_first else "(T, B, {0})"
+        expected = f"{layout.format(self.input_size)}, or (T, {self.input_size}) for one sequence without a batch axis"
+        shape = tuple(data.shape)
+        weight = next(self.parameters())
+        if data.dtype != weight.dtype or data.device != weight.device:
+            raise InvalidInputError(
+                f"input is {data.dtype} on {data.device}, the parameters are {weight.dtype} on {weight.device}; "
+                f"convert one of them, for instance input.to(model's dtype) or model.to({data.dtype})"
+            )
+        if not packed and data.dim() not in (2, 3):
+            raise InvalidInputError(f"input has shape {shape}, expected {expected}")
+        if data.shape[-1] != self.input_size:
+            raise InvalidInputError(f"input has {data.shape[-1]} features (shape {shape}), expected {expected}")
+        if data.numel() == 0:
+            raise InvalidInputError(f"input has shape {shape}: there are no time steps or no sequences; expected {expected}")
+        if not torch.isfinite(data).all():
+            place = torch.nonzero(~torch.isfinite(data))[0].tolist()
+            raise InvalidInputError(f"input{place} is {data[tuple(place)].item()}, expected finite numbers")
+
+    def _initial_states(self, hx: States | None, like: Tensor, batch: int, batched: bool) -> States:
+        count = self.num_layers * self._n_directions
+        if hx is None:
+            zeros = like.new_zeros(count, batch, self.hidden_size)
+            return zeros, zeros
+        if not (isinstance(hx, tuple | list) and len(hx) == 2):
+            raise InvalidInputError(f"hx is a {type(hx).__name__}, expected a pair (h_0, c_0) of tensors")
+        expected = (count, batch, self.hidden_size) if batched else (count, self.hidden_size)
+        for name, state in zip(("h_0", "c_0"), hx, strict=True):
+            if tuple(state.shape) != expected:
+                raise InvalidInputError(
+                    f"{name} has shape {tuple(state.shape)}, expected {expected}: (num_layers * directions, "
+                    f"{'B, ' if batched else ''}hidden_size) for this {'batch' if batched else 'single sequence'}"
+                )
+            if state.dtype != like.dtype or state.device != like.device:
+                raise InvalidInputError(f"{name} is {state.dtype} on {state.device}, the input {like.dtype} on {like.device}")
+        h, c = hx
+        return (h, c) if batched else (h.unsqueeze(1), c.unsqueeze(1))
+
+    def extra_repr(self) -> str:
+        """Shown by `print(module)`: the sizes, and what differs from the defaults."""
+        shown = [f"{self.input_size}, {self.hidden_size}"]
+        defaults = {"num_layers": 1, "bias": True, "batch_first": False, "dropout": 0.0, "bidirectional": False}
+        shown += [f"{k}={getattr(self, k)}" for k, default in defaults.items() if getattr(self, k) != default]
+        return ", ".join(shown)

@@ -1,0 +1,259 @@
+"""What a training run can be told: one table of options for the command line, TOML files and Python."""
+
+from __future__ import annotations
+
+import math
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal
+
+from dqk.errors import InvalidInputError, unknown_name
+from dqk.kernels.feature_maps import FEATURE_MAPS
+
+MODELS = ("qklstm", "lstm", "qlstm")
+LAYERED_MAPS = {"reuploading": "layers", "zz": "reps", "iqp": "reps", "ising": "reps"}
+"""Feature maps that `layers` applies to, with the name that it has there."""
+
+KernelScale = float | Literal["auto"]
+
+
+@dataclass(frozen=True)
+class Option:
+    """What is known about an option besides its name, type and default.
+
+    Attributes:
+        help: one line.
+        group: heading under which `--help` lists it.
+        models: the models that it applies to.
+        choices: the values that it takes, if they can be listed.
+        least: smallest value.
+        above: value that it must exceed.
+        below: value that it must stay under.
+    """
+
+    help: str
+    group: str
+    models: tuple[str, ...] = MODELS
+    choices: tuple[str, ...] = ()
+    least: float | None = None
+    above: float | None = None
+    below: float | None = None
+
+    def problem(self, value: Any) -> str | None:
+        """Why a value of the right type cannot be used; None if it can."""
+        if self.choices and value not in self.choices:
+            return str(unknown_name("value", value, self.choices)).removeprefix("unknown value ")
+        if isinstance(value, str):
+            return None
+        if not math.isfinite(value):
+            return f"{value}, expected a finite number"
+        if self.least is not None and value < self.least:
+            return f"{value}, expected at least {self.least:g}"
+        if self.above is not None and value <= self.above:
+            return f"{value}, expected more than {self.above:g}"
+        if self.below is not None and value >= self.below:
+            return f"{value}, expected less than {self.below:g}"
+        return None
+
+
+def _option(default: Any, help: str, group: str, **details: Any) -> Any:
+    return field(default=default, metadata={"option": Option(help, group, **details)})
+
+
+_QUANTUM = ("qklstm", "qlstm")
+_KERNEL = ("qklstm",)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """A training run. The defaults are those for a treebank; `resolve` checks values and applies presets.
+
+    Options that do not apply to the chosen model keep their defaults and are left out of `to_dict`.
+    """
+
+    data: str | None = _option(None, "CoNLL-U file to train on; without it, the paper's two sentences.", "Data")
+    test: str | None = _option(None, "CoNLL-U file for a final test; needs --data.", "Data")
+    held_out: float = _option(
+        0.2, "Last part of the data that is kept for validation; 0 for none.", "Data", least=0, below=1
+    )
+    model: str = _option("qklstm", "Recurrent network.", "Model", choices=MODELS)
+    preset: str = _option(
+        "treebank",
+        "Defaults of the other options; table1 (the paper's 183 parameters) unless --data is given.",
+        "Model",
+        choices=("table1", "treebank"),
+    )
+    embedding_dim: int = _option(32, "Length of a word vector.", "Model", least=1)
+    hidden_dim: int = _option(32, "Length of the hidden state.", "Model", least=1)
+    n_qubits: int = _option(8, "Qubits of a circuit.", "Model", models=_QUANTUM, least=1)
+    n_references: int = _option(32, "Reference states per gate.", "Model", models=_KERNEL, least=1)
+    references: str = _option(
+        "learned", "Where references come from.", "Model", models=_KERNEL, choices=("fixed", "data", "learned")
+    )
+    reference_space: str = _option(
+        "angle", "References are angles, or inputs of the projection.", "Model", models=_KERNEL, choices=("angle", "input")
+    )
+    readout: str = _option(
+        "per_gate", "Weights of kernel values.", "Model", models=_KERNEL, choices=("per_gate", "shared", "scalar")
+    )
+    gate_kernel: str = _option(
+        "references",
+        "What differs between the gates.",
+        "Model",
+        models=_KERNEL,
+        choices=("references", "projection", "circuit"),
+    )
+    kernel_scale: KernelScale = _option(
+        "auto", "Factor on kernel values; auto is 2^(n_qubits/2).", "Model", models=_KERNEL, above=0
+    )
+    bandwidth: float = _option(0.5, "Factor on the features of the feature map.", "Model", models=_KERNEL, above=0)
+    feature_map: str = _option(
+        "qklstm", "Circuit that encodes the features.", "Model", models=_KERNEL, choices=tuple(FEATURE_MAPS)
+    )
+    trainable: str = _option(
+        "none",
+        "Trainable parameters in the reuploading map.",
+        "Model",
+        models=_KERNEL,
+        choices=("none", "scale", "rotations"),
+    )
+    layers: int | None = _option(
+        None, f"Layers of the circuit; for {', '.join(LAYERED_MAPS)} and the QLSTM.", "Model", models=_QUANTUM, least=1
+    )
+    backend: str = _option("auto", "What computes the circuits.", "Model", models=_QUANTUM)
+    dtype: str = _option("float32", "Precision.", "Model", choices=("float32", "float64"))
+    epochs: int = _option(10, "Passes over the data.", "Training", least=1)
+    batch_size: int = _option(32, "Sentences in a batch.", "Training", least=1)
+    learning_rate: float = _option(0.01, "Step size.", "Training", above=0)
+    optimizer: str = _option("adam", "Optimiser.", "Training", choices=("adam", "sgd"))
+    clip: float = _option(5.0, "Largest norm of a gradient; 0 for no clipping.", "Training", least=0)
+    patience: int = _option(0, "Stop after this many epochs without a better one; 0 for never.", "Training", least=0)
+    seed: int = _option(0, "Seed of parameters and batches.", "Training", least=0, below=2**31)
+
+    def applies(self, name: str) -> bool:
+        """Whether an option has a meaning for this run."""
+        if self.model not in OPTIONS[name].models:
+            return False
+        if name == "held_out":
+            return self.data is not None
+        if self.model != "qklstm":
+            return True
+        if name == "trainable":
+            return self.feature_map == "reuploading"
+        return name != "layers" or self.feature_map in LAYERED_MAPS
+
+    def to_dict(self) -> dict[str, Any]:
+        """The options that apply, as plain data for JSON."""
+        return {name: value for name, value in asdict(self).items() if self.applies(name)}
+
+
+OPTIONS: dict[str, Option] = {f.name: f.metadata["option"] for f in fields(TrainConfig)}
+"""Every option by name, in the order of `--help`."""
+
+TYPES: dict[str, Any] = typing.get_type_hints(TrainConfig)
+"""The type of every option."""
+
+PRESETS: dict[str, dict[str, Any]] = {
+    # The paper leaves references and scale open; these give its 183 parameters. One batch holds both sentences.
+    "table1": {
+        "embedding_dim": 8,
+        "hidden_dim": 6,
+        "n_qubits": 4,
+        "n_references": 4,
+        "references": "fixed",
+        "readout": "shared",
+        "kernel_scale": 1.0,
+        "bandwidth": 1.0,
+        "epochs": 100,
+        "batch_size": 2,
+        "learning_rate": 0.1,
+        "clip": 0.0,
+    },
+    "treebank": {},
+}
+
+
+def resolve(given: Mapping[str, Any]) -> TrainConfig:
+    """The run that some options describe; the rest comes from the preset.
+
+    Args:
+        given: options by name, as a command line, a TOML file or Python code has them.
+
+    Raises:
+        InvalidInputError: lists every unknown name, unusable value and option that does not apply to the model.
+    """
+    problems = [str(unknown_name("option", name, OPTIONS)) for name in given if name not in OPTIONS]
+    values: dict[str, Any] = {}
+    for name, value in given.items():
+        if name in OPTIONS:
+            try:
+                values[name] = _checked(name, value)
+            except InvalidInputError as error:
+                problems.append(f"{name}: {error}")
+    preset = values.get("preset", "treebank" if "data" in given else "table1")
+    config = TrainConfig(**{**PRESETS[preset], **values, "preset": preset})
+    if not problems:  # what applies depends on values that are all in order
+        problems = [_not_applicable(name, config) for name in values if not config.applies(name)]
+        if config.test is not None and config.data is None:
+            problems.append("test: needs data, since only then there are words that training has not seen")
+    if problems:
+        raise InvalidInputError("\n".join(problems))
+    return config
+
+
+def _checked(name: str, value: Any) -> Any:
+    """The value in the option's type."""
+    convert = _CONVERSIONS[TYPES[name]]
+    value = convert(value)
+    problem = OPTIONS[name].problem(value)
+    if problem:
+        raise InvalidInputError(problem)
+    return value
+
+
+def _whole(value: Any) -> int:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    raise InvalidInputError(f"{value!r}, expected a whole number")
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    raise InvalidInputError(f"{value!r}, expected a number")
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, str) and value:
+        return value
+    raise InvalidInputError(f"{value!r}, expected a text")
+
+
+def _scale(value: Any) -> KernelScale:
+    if value == "auto":
+        return "auto"
+    try:
+        return _number(float(value) if isinstance(value, str) else value)
+    except (InvalidInputError, ValueError):
+        raise InvalidInputError(f"{value!r}, expected a number or 'auto'") from None
+
+
+_CONVERSIONS: dict[Any, Callable[[Any], Any]] = {
+    int: _whole,
+    int | None: _whole,
+    float: _number,
+    str: _text,
+    str | None: _text,
+    KernelScale: _scale,
+}
+
+
+def _not_applicable(name: str, config: TrainConfig) -> str:
+    option = OPTIONS[name]
+    if config.model not in option.models:
+        return f"{name}: has no meaning for the model {config.model!r}, only for {' and '.join(option.models)}"
+    if name == "held_out":
+        return f"{name}: has no meaning without data, the paper's two sentences are all trained on"
+    maps = ["reuploading"] if name == "trainable" else list(LAYERED_MAPS)
+    return f"{name}: has no meaning for the feature map {config.feature_map!r}, only for {', '.join(maps)}"
