@@ -5,6 +5,7 @@ The order depends on the seed and the epoch and on nothing else, so that a resum
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,6 +17,7 @@ from dqk.data.vocabulary import Vocabulary
 
 PADDED_TAG = -100  # what torch's cross entropy ignores
 UNSEEN_TAG = -1  # a tag that training never met: no prediction equals it
+_ORDER, _RARE = range(2)  # what a random stream is for
 _POOL = 20  # batches that are sorted by length together
 
 
@@ -56,16 +58,10 @@ def collate(sentences: Sequence[TaggedSentence], vocabulary: Vocabulary) -> Batc
     return Batch(words, tags, lengths)
 
 
-def generator_for(seed: int, epoch: int, stream: int) -> torch.Generator:
-    """A random stream of its own for a use in an epoch; torch's global generator is not touched.
-
-    Args:
-        seed: of the run.
-        epoch: counted from 0.
-        stream: tells uses of one epoch apart.
-    """
-    # Distinct (seed, epoch, stream) give distinct states: torch hashes the 64 bits. Seeds wrap at 2**31, epochs at 2**24.
-    return torch.Generator().manual_seed((seed % 2**31) << 32 | (epoch % 2**24) << 8 | stream % 2**8)
+def generator_for(*key: int) -> torch.Generator:
+    """A random stream of its own for each key, such as (seed, use, epoch); torch's global generator is not touched."""
+    hashed = hashlib.blake2b(repr(key).encode(), digest_size=7).digest()
+    return torch.Generator().manual_seed(int.from_bytes(hashed, "big"))
 
 
 def epoch_batches(lengths: Sequence[int], batch_size: int, seed: int, epoch: int) -> list[list[int]]:
@@ -83,7 +79,7 @@ def epoch_batches(lengths: Sequence[int], batch_size: int, seed: int, epoch: int
     Returns:
         Indices of sentences for each batch.
     """
-    random = generator_for(seed, epoch, stream=0)
+    random = generator_for(seed, _ORDER, epoch)
     order = torch.randperm(len(lengths), generator=random).tolist()
     batches = []
     for start in range(0, len(order), _POOL * batch_size):
@@ -96,3 +92,24 @@ def sorted_batches(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
     """Every index once, by length: the order for evaluation, where only speed matters."""
     order = sorted(range(len(lengths)), key=lambda index: lengths[index])
     return [order[first : first + batch_size] for first in range(0, len(order), batch_size)]
+
+
+def hide_rare_words(words: Tensor, vocabulary: Vocabulary, seed: int, epoch: int, batch: int) -> Tensor:
+    """Half of the words that occur once in training, drawn anew in each epoch, become the unknown word.
+
+    So the row of unknown words is trained on the words that are most like them.
+
+    Args:
+        words: rows of the embedding table, shape (B, T).
+        vocabulary: returned as they are if it has no row for unknown words.
+        seed: of the run.
+        epoch: counted from 0.
+        batch: position within the epoch.
+
+    Returns:
+        Rows, shape (B, T).
+    """
+    if vocabulary.unknown_index is None:
+        return words
+    hidden = torch.rand(words.shape, generator=generator_for(seed, _RARE, epoch, batch)) < 0.5
+    return words.masked_fill(hidden & (words >= vocabulary.first_rare_row), vocabulary.unknown_index)

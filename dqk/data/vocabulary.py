@@ -10,10 +10,6 @@ from typing import Any
 
 from dqk.data.sentences import TaggedSentence
 from dqk.errors import InvalidInputError
-
-_RESERVED = 2
-
-
 @dataclass(frozen=True)
 class Vocabulary:
     """The words and tags that a tagger knows, in the order of their numbers.
@@ -23,11 +19,13 @@ class Vocabulary:
         tags: distinct tags.
         open: whether row 0 is kept for padding and row 1 for unknown words. Without them there is a row per word and nothing
             else, as in the paper's Table I, and an unknown word is an error.
+        n_rare: how many words, at the end, occur once in the training data.
     """
 
     words: tuple[str, ...]
     tags: tuple[str, ...]
     open: bool = True
+    n_rare: int = 0
 
     @classmethod
     def of(cls, sentences: Iterable[TaggedSentence], *, open: bool = True) -> Vocabulary:
@@ -38,12 +36,17 @@ class Vocabulary:
             words.update(sentence.words)
             tags.update(sentence.tags)
         ordered = sorted(words, key=lambda word: (-words[word], word))
-        return cls(tuple(ordered), tuple(sorted(tags)), open)
+        return cls(tuple(ordered), tuple(sorted(tags)), open, sum(count == 1 for count in words.values()))
 
     @property
     def n_rows(self) -> int:
         """Rows of the embedding table."""
-        return len(self.words) + (_RESERVED if self.open else 0)
+        return self.first_word_row + len(self.words)
+
+    @property
+    def first_word_row(self) -> int:
+        """The row of the most frequent word; reserved rows come before it."""
+        return 2 if self.open else 0
 
     @property
     def padding_index(self) -> int | None:
@@ -55,9 +58,14 @@ class Vocabulary:
         """The row of unknown words, None without one."""
         return 1 if self.open else None
 
+    @property
+    def first_rare_row(self) -> int:
+        """The row from which on words occur once in the training data."""
+        return self.n_rows - self.n_rare
+
     @cached_property
     def _rows(self) -> dict[str, int]:
-        return {word: row for row, word in enumerate(self.words, start=_RESERVED if self.open else 0)}
+        return {word: row for row, word in enumerate(self.words, start=self.first_word_row)}
 
     @cached_property
     def _tag_numbers(self) -> dict[str, int]:
@@ -85,13 +93,13 @@ class Vocabulary:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON; `from_dict` reads it back."""
-        return {"words": list(self.words), "tags": list(self.tags), "open": self.open}
+        return {"words": list(self.words), "tags": list(self.tags), "open": self.open, "n_rare": self.n_rare}
 
     @classmethod
     def from_dict(cls, document: dict[str, Any]) -> Vocabulary:
         """The vocabulary that `to_dict` described."""
         try:
-            return cls(tuple(document["words"]), tuple(document["tags"]), bool(document["open"]))
+            return cls(tuple(document["words"]), tuple(document["tags"]), bool(document["open"]), int(document["n_rare"]))
         except (KeyError, TypeError) as error:
             raise InvalidInputError(f"not a vocabulary document: {error!r}") from error
 

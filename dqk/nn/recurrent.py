@@ -117,7 +117,9 @@ def whole_number(name: str, value: object, least: int = 1) -> list[str]:
 
 def yes_or_no(**values: object) -> list[str]:
     """What is wrong with some switches; empty if nothing is."""
-    return [f"{name} is {value!r}, expected True or False" for name, value in values.items() if not isinstance(value, bool)]
+    return [
+        f"{name} is {value!r}, expected True or False" for name, value in values.items() if not isinstance(value, bool)
+    ]
 
 
 class GatedRecurrence(nn.Module, abc.ABC):
@@ -188,7 +190,9 @@ class GatedRecurrence(nn.Module, abc.ABC):
     def flatten_parameters(self) -> None:
         """Does nothing; programs written for `nn.LSTM` call it."""
 
-    def forward(self, input: Tensor | PackedSequence, hx: States | None = None) -> tuple[Tensor | PackedSequence, States]:
+    def forward(
+        self, input: Tensor | PackedSequence, hx: States | None = None
+    ) -> tuple[Tensor | PackedSequence, States]:
         """Runs the network over sequences.
 
         Args:
@@ -261,7 +265,9 @@ class GatedRecurrence(nn.Module, abc.ABC):
         if data.shape[-1] != self.input_size:
             raise InvalidInputError(f"input has {data.shape[-1]} features (shape {shape}), expected {expected}")
         if data.numel() == 0:
-            raise InvalidInputError(f"input has shape {shape}: there are no time steps or no sequences; expected {expected}")
+            raise InvalidInputError(
+                f"input has shape {shape}: there are no time steps or no sequences; expected {expected}"
+            )
         if not torch.isfinite(data).all():
             place = torch.nonzero(~torch.isfinite(data))[0].tolist()
             raise InvalidInputError(f"input{place} is {data[tuple(place)].item()}, expected finite numbers")
@@ -281,7 +287,9 @@ class GatedRecurrence(nn.Module, abc.ABC):
                     f"{'B, ' if batched else ''}hidden_size) for this {'batch' if batched else 'single sequence'}"
                 )
             if state.dtype != like.dtype or state.device != like.device:
-                raise InvalidInputError(f"{name} is {state.dtype} on {state.device}, the input {like.dtype} on {like.device}")
+                raise InvalidInputError(
+                    f"{name} is {state.dtype} on {state.device}, the input {like.dtype} on {like.device}"
+                )
         h, c = hx
         return (h, c) if batched else (h.unsqueeze(1), c.unsqueeze(1))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 import typing
 from collections.abc import Callable, Mapping
@@ -183,7 +184,7 @@ def resolve(given: Mapping[str, Any]) -> TrainConfig:
     Raises:
         InvalidInputError: lists every unknown name, unusable value and option that does not apply to the model.
     """
-    problems = [str(unknown_name("option", name, OPTIONS)) for name in given if name not in OPTIONS]
+    problems = [_unknown(name) for name in given if name not in OPTIONS]
     values: dict[str, Any] = {}
     for name, value in given.items():
         if name in OPTIONS:
@@ -200,6 +201,11 @@ def resolve(given: Mapping[str, Any]) -> TrainConfig:
     if problems:
         raise InvalidInputError("\n".join(problems))
     return config
+
+
+def _unknown(name: str) -> str:
+    near = difflib.get_close_matches(name, OPTIONS, n=1)
+    return f"{name}: there is no such option" + (f"; did you mean {near[0]}?" if near else "")
 
 
 def _checked(name: str, value: Any) -> Any:

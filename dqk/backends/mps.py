@@ -1,0 +1,159 @@
+"""Matrix-product states with structure-exact bond dimension; so far bond dimension 1: product states in closed form.
+
+Choose it for circuits whose gates connect no two qubits once what cannot matter is gone; the QK-LSTM paper's map is one. An
+entry costs O(n), on hundreds of qubits: `k = prod_q (1 + r_q . r'_q) / 2` with Bloch vectors r.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dqk.backends.base import Capabilities, EncodingBackend
+from dqk.circuit import Circuit
+from dqk.errors import UnsupportedError
+
+_AXES = {"rx": 0, "ry": 1, "rz": 2, "p": 2}
+_KINDS = {"data": 1, "shared": 2}
+_PAULI = np.array([[[0, 1], [1, 0]], [[0, -1j], [1j, 0]], [[1, 0], [0, -1]]])
+
+
+class MPSBackend(EncodingBackend):
+    """Product states as Bloch vectors.
+
+    An encoding has shape (n, 3, N): x, y and z of each qubit's Bloch vector.
+    """
+
+    name = "mps"
+    capabilities = Capabilities(exact=True, differentiable=True, expectations=True)
+    parallel_tiles = True
+
+    def check_supported(self, circuit: Circuit) -> None:
+        """Refuses circuits that connect qubits."""
+        if not circuit.is_product:
+            widest = max(circuit.factors(), key=len)
+            raise UnsupportedError(
+                f"backend 'mps' so far evaluates products of one-qubit kernels only, and this circuit connects qubits {widest} "
+                "even after simplification; use backend='statevector' or 'auto'"
+            )
+
+    def tile_side(self, circuit: Circuit, dtype: torch.dtype) -> int:
+        """128 samples."""
+        return 128
+
+    def encoding_bytes(self, circuit: Circuit, dtype: torch.dtype) -> int:
+        """Three coordinates for each qubit."""
+        return 3 * circuit.n_qubits * dtype.itemsize
+
+    def encode(self, circuit: Circuit, angles: Tensor, shared: Tensor) -> Tensor:
+        """Bloch vectors, shape (n, 3, N)."""
+        from dqk.backends.compiled.product import encode_bloch
+
+        if angles.device.type != "cpu":
+            raise UnsupportedError(
+                f"backend 'mps' runs on the CPU and the samples are on {angles.device}; move them with .cpu() or use "
+                "backend='reference'"
+            )
+        self.check_supported(circuit)
+        arrays = _contiguous(angles), _contiguous(shared)
+        out = np.empty((circuit.n_qubits, 3, len(angles)), arrays[0].dtype)
+        encode_bloch(*_rotations(circuit, out.dtype), *arrays, out)
+        return torch.from_numpy(out)
+
+    def encode_vjp(
+        self, circuit: Circuit, angles: Tensor, shared: Tensor, encoded: Tensor, cotangent: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """By rotating back; the derivative by an angle is the cross product with its axis."""
+        from dqk.backends.compiled.product import sweep_bloch
+
+        arrays = _contiguous(angles), _contiguous(shared)
+        out = np.zeros_like(arrays[0]), np.zeros_like(arrays[1])
+        states = (np.array(_contiguous(t), copy=True) for t in (encoded, cotangent))
+        sweep_bloch(*_rotations(circuit, arrays[0].dtype), *arrays, *states, *out)
+        return torch.from_numpy(out[0]), torch.from_numpy(out[1])
+
+    def overlap(self, a: Tensor, b: Tensor) -> Tensor:
+        """Products of one-qubit fidelities, shape (N, M)."""
+        from dqk.backends.compiled.product import overlap_bloch
+
+        x, y, out = _pair(a, b)
+        overlap_bloch(x, y, out)
+        return torch.from_numpy(out)
+
+    def overlap_vjp(self, a: Tensor, b: Tensor, cotangent: Tensor) -> tuple[Tensor, Tensor]:
+        """Each factor's cotangent is the product of all others, by products from both ends."""
+        return self._vjp(a, b, cotangent, False)
+
+    def log_overlap(self, a: Tensor, b: Tensor) -> Tensor:
+        """Sums of logarithms: no underflow on hundreds of qubits."""
+        from dqk.backends.compiled.product import log_overlap_bloch
+
+        x, y, out = _pair(a, b)
+        log_overlap_bloch(x, y, out)
+        return torch.from_numpy(out)
+
+    def log_overlap_vjp(self, a: Tensor, b: Tensor, cotangent: Tensor) -> tuple[Tensor, Tensor]:
+        """Each factor's cotangent is its reciprocal."""
+        return self._vjp(a, b, cotangent, True)
+
+    def _vjp(self, a: Tensor, b: Tensor, cotangent: Tensor, log: bool) -> tuple[Tensor, Tensor]:
+        from dqk.backends.compiled.product import overlap_bloch_vjp
+
+        x, y = _contiguous(a), _contiguous(b)
+        out = np.zeros_like(x), np.zeros_like(y)
+        overlap_bloch_vjp(x, y, _contiguous(cotangent), log, *out)
+        return torch.from_numpy(out[0]), torch.from_numpy(out[1])
+
+    def _expectations(self, circuit: Circuit, ax: Tensor, observables: tuple[str, ...], shared: Tensor) -> Tensor:
+        return _word_products(self.encode(circuit, ax, shared), observables)
+
+    def _expectations_vjp(
+        self, circuit: Circuit, ax: Tensor, observables: tuple[str, ...], shared: Tensor, cotangent: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        encoded = self.encode(circuit, ax, shared)
+        with torch.enable_grad():
+            leaf = encoded.detach().requires_grad_()
+            (total,) = torch.autograd.grad((_word_products(leaf, observables) * cotangent).sum(), leaf)
+        return self.encode_vjp(circuit, ax, shared, encoded, total)
+
+
+def _word_products(encoded: Tensor, observables: tuple[str, ...]) -> Tensor:
+    columns = []
+    for word in observables:
+        parts = [encoded[q, "XYZ".index(letter)] for q, letter in enumerate(word) if letter != "I"]
+        columns.append(torch.stack(parts).prod(dim=0) if parts else encoded[0, 0] * 0 + 1)
+    return torch.stack(columns, dim=1)
+
+
+def _contiguous(tensor: Tensor) -> np.ndarray:
+    return np.ascontiguousarray(tensor.detach().numpy())
+
+
+def _pair(a: Tensor, b: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    x, y = _contiguous(a), _contiguous(b)
+    return x, y, np.empty((x.shape[2], y.shape[2]), x.dtype)
+
+
+@lru_cache(maxsize=128)
+def _rotations(circuit: Circuit, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The gates as rotations of Bloch vectors, see `encode_bloch`."""
+    gates, factors, matrices = [], [], []
+    for gate in circuit.gates:
+        operand = gate.operand
+        if operand is None or operand.kind == "constant":
+            gates.append((gate.wires[0], 3, 0, len(matrices)))
+            factors.append(0.0)
+            u = gate.unitary()
+            # R[a, b] = Tr(sigma_a U sigma_b U^dagger) / 2
+            matrices.append(np.einsum("aij,jk,bkl,il->ab", _PAULI, u, _PAULI, u.conj()).real / 2)
+        else:
+            gates.append((gate.wires[0], _AXES[gate.name], _KINDS[operand.kind], operand.column))
+            factors.append(operand.value)
+    return (
+        np.array(gates, dtype=np.int64).reshape(-1, 4),
+        np.array(factors, dtype=dtype),
+        np.array(matrices, dtype=dtype).reshape(-1, 3, 3),
+    )

@@ -1,0 +1,7 @@
+"""Recurrent networks with quantum gates, behind the interface of `torch.nn.LSTM`."""
+
+from dqk.nn.qklstm import QKLSTM
+from dqk.nn.qlstm import QLSTM
+from dqk.nn.tagger import SequenceTagger
+
+__all__ = ["QKLSTM", "QLSTM", "SequenceTagger"]

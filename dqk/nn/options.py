@@ -1,0 +1,157 @@
+"""The options of a QK-LSTM: what they may be, which of them contradict each other, and what follows from them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from dqk.backends import Backend, resolve
+from dqk.circuit import simplify_for_fidelity
+from dqk.errors import InvalidInputError, unknown_name
+from dqk.kernels import FeatureMap
+from dqk.kernels.feature_maps import qklstm_feature_map
+from dqk.nn.recurrent import whole_number, yes_or_no
+
+GateKernel = Literal["references", "projection", "circuit", "shared"]
+References = Literal["fixed", "data", "learned"]
+ReferenceSpace = Literal["angle", "input"]
+Readout = Literal["per_gate", "shared", "scalar"]
+
+_CHOICES = {
+    "gate_kernel": ("references", "projection", "circuit", "shared"),
+    "references": ("fixed", "data", "learned"),
+    "reference_space": ("angle", "input"),
+    "readout": ("per_gate", "shared", "scalar"),
+}
+_TRAINABLE_MAP = "reuploading_feature_map(n_qubits, trainable='rotations')"
+
+
+@dataclass(frozen=True)
+class QKOptions:
+    """The options of `QKLSTM`, which documents them."""
+
+    n_qubits: int | None
+    n_references: int
+    references: References
+    readout: Readout
+    gate_kernel: GateKernel
+    kernel_scale: float | Literal["auto"]
+    bandwidth: float
+    reference_space: ReferenceSpace
+    projection: bool
+    feature_map: FeatureMap | None
+    backend: str | Backend
+
+    @property
+    def n_reference_sets(self) -> int:
+        """One set of references per gate, or one for all."""
+        return 4 if self.gate_kernel == "references" else 1
+
+    def map_for(self, n_inputs: int) -> FeatureMap:
+        """The feature map of a cell with `n_inputs` = hidden + input features."""
+        if self.feature_map is not None:
+            # The map's own bandwidth stays; this one multiplies it.
+            return self.feature_map.with_bandwidth(self.feature_map.bandwidth * self.bandwidth)
+        n_qubits = self.n_qubits if self.n_qubits is not None else 4 if self.projection else n_inputs
+        return qklstm_feature_map(n_qubits, bandwidth=self.bandwidth)
+
+    def scale_for(self, feature_map: FeatureMap) -> float:
+        """The factor c on kernel values: `2**(n_qubits / 2)`, unless a number was given."""
+        return 2.0 ** (feature_map.n_qubits / 2) if self.kernel_scale == "auto" else float(self.kernel_scale)
+
+    def problems(self, cell_inputs: list[int]) -> list[str]:
+        """Everything that is wrong; `cell_inputs` has hidden + input features for each layer, if those sizes are usable."""
+        found = [] if self.n_qubits is None else whole_number("n_qubits", self.n_qubits)
+        found += whole_number("n_references", self.n_references)
+        for name, known in _CHOICES.items():
+            if getattr(self, name) not in known:
+                found.append(str(unknown_name(name, getattr(self, name), known)))
+        found += yes_or_no(projection=self.projection)
+        if self.kernel_scale != "auto" and not _positive(self.kernel_scale):
+            found.append(f"kernel_scale is {self.kernel_scale!r}, expected 'auto' or a finite number above 0")
+        if not _positive(self.bandwidth):
+            found.append(f"bandwidth is {self.bandwidth!r}, expected a finite number above 0")
+        if self.feature_map is not None and not isinstance(self.feature_map, FeatureMap):
+            found.append(
+                f"feature_map is {self.feature_map!r}, expected a FeatureMap such as bsp_feature_map(4), or None"
+            )
+        found += self._contradictions()
+        return found or self._map_problems(cell_inputs)
+
+    def _contradictions(self) -> list[str]:
+        found = []
+        if self.gate_kernel == "shared" and self.readout == "shared":
+            found.append(
+                "gate_kernel='shared' with readout='shared': nothing differs between the gates, so forget, input and output "
+                "gate would be one; use readout='per_gate', or another gate_kernel"
+            )
+        if self.gate_kernel == "projection" and self.projection is False:
+            found.append(
+                "gate_kernel='projection' with projection=False: there is no projection to differ between the gates"
+            )
+        if (self.references, self.gate_kernel, self.reference_space) == ("data", "projection", "angle"):
+            found.append(
+                "references='data' with gate_kernel='projection' needs reference_space='input': every gate projects the data "
+                "in its own way, and in angle space the gates share one set of references"
+            )
+        return found
+
+    def _map_problems(self, cell_inputs: list[int]) -> list[str]:
+        given = self.feature_map
+        if given is not None and self.n_qubits not in (None, given.n_qubits):
+            return [
+                f"n_qubits is {self.n_qubits}, but feature_map {given.name!r} has {given.n_qubits}; leave n_qubits out"
+            ]
+        found = []
+        for n_inputs in dict.fromkeys(cell_inputs):
+            feature_map = self.map_for(n_inputs)
+            if not self.projection and feature_map.n_features != n_inputs:
+                found.append(
+                    f"projection=False puts the {n_inputs} hidden and input features of a layer into the feature map, which takes "
+                    f"{feature_map.n_features}; give a map of {n_inputs} features (n_qubits={n_inputs} for the paper's), or "
+                    "leave projection=True"
+                )
+        if found or not cell_inputs:
+            return found
+        kept = simplify_for_fidelity(feature_map.circuit)
+        if not kept.circuit.columns("data"):
+            found.append(
+                f"feature map {feature_map.name!r} has no data gate that survives: its kernel is 1 for all inputs. {kept}"
+            )
+        if self.gate_kernel == "circuit" and not has_live_parameters(feature_map):
+            found.append(
+                "gate_kernel='circuit' gives every gate its own circuit parameters, but feature map "
+                f"{feature_map.name!r} has none that can influence the kernel ({feature_map.n_params} parameters); use "
+                f"{_TRAINABLE_MAP}"
+            )
+        try:
+            resolve(self.backend, feature_map.circuit)
+        except InvalidInputError as error:
+            found.append(str(error))
+        return found
+
+
+def has_live_parameters(feature_map: FeatureMap) -> bool:
+    """Whether any trainable parameter can influence the fidelity kernel, seen at a generic point."""
+    if not feature_map.n_params:
+        return False
+    generator = torch.Generator().manual_seed(0)
+    samples = torch.randn(2, feature_map.n_features, dtype=torch.float64, generator=generator)
+    params = torch.rand(feature_map.n_params, dtype=torch.float64, generator=generator).requires_grad_()
+    kept = simplify_for_fidelity(feature_map.circuit).circuit
+    with torch.enable_grad():
+        data, shared = feature_map.angles(samples, params)
+        live = torch.cat((data[:, kept.columns("data")].flatten(), shared[kept.columns("shared")]))
+        total = live @ torch.rand(len(live), dtype=torch.float64, generator=generator)
+        if not total.requires_grad:
+            return False
+        (gradient,) = torch.autograd.grad(total, params, allow_unused=True)
+    return gradient is not None and bool(gradient.count_nonzero())
+
+
+def _positive(value: object) -> bool:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and math.isfinite(value) and value > 0  # type: ignore[arg-type]

@@ -1,0 +1,163 @@
+"""The QK-LSTM: an LSTM whose gates are weighted sums of quantum-kernel values. A drop-in for `torch.nn.LSTM`."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from dqk.backends import Backend
+from dqk.errors import InvalidInputError
+from dqk.kernels import FeatureMap
+from dqk.kernels.inputs import to_samples
+from dqk.nn.options import GateKernel, QKOptions, Readout, References, ReferenceSpace
+from dqk.nn.qk_cell import QKCell
+from dqk.nn.recurrent import GatedRecurrence
+
+
+class QKLSTM(GatedRecurrence):
+    """The quantum-kernel LSTM of arXiv 2411.13225, with the arguments, inputs and outputs of `torch.nn.LSTM`.
+
+    With `v_t = [h_{t-1}; x_t]` and `z_t = W v_t + b`, every gate g in {forget, input, output, cell} is
+
+        pre_g = sum_j alpha_gj * c * k_g(z_t, r_gj) + b_g,    k(z, r) = |<phi(z)|phi(r)>|^2        (eq. 3 and 4)
+
+    followed by the LSTM update `f, i, o = sigmoid(pre), g = tanh(pre), c_t = f c_{t-1} + i g, h_t = o tanh(c_t)`. The paper
+    states neither a projection W nor a scale c; `projection=False`, `readout="scalar"`, `kernel_scale=1` is equation (3) word
+    for word. Shapes below: N = n_references, H = hidden_size, D = input_size, F = features of the map.
+
+    Args:
+        input_size: number of features D of x_t.
+        hidden_size: number of features H of h_t.
+        num_layers: number of stacked layers.
+        bias: whether the gates have biases b_g; the projection always has one.
+        batch_first: whether padded input and output are (B, T, features) instead of (T, B, features).
+        dropout: probability of dropout between layers, in training.
+        bidirectional: whether a second cell per layer reads from the end; outputs then have 2 H features.
+        n_qubits: of the paper's map; None for 4, or for H + D without projection. Given with `feature_map`, it has to fit.
+        n_references: references N per gate.
+        references: `learned`; `fixed`, drawn once; or `data`, taken from `reference_data` and fixed. References that are not
+            learned are buffers: in the state dict, without gradient.
+        readout: `per_gate`, alpha_g in R^{N x H} and b_g in R^H for each gate; `shared`, one such pair for all gates (Table I's
+            183 parameters); or `scalar`, one number per reference and one b_g per gate, so that all hidden units get the same
+            value (eq. 3 word for word).
+        gate_kernel: what differs between the gates beside a readout: `references` (N for each gate), `projection` (W and b for
+            each gate), `circuit` (trainable circuit parameters for each gate) or `shared` (nothing).
+        kernel_scale: the factor c; `auto` for 2**(n_qubits / 2). Values of a kernel shrink with the number of qubits, and
+            unscaled ones starve the gradient.
+        bandwidth: multiplies z and the references before the map's own bandwidth does (arXiv 2206.06686).
+        reference_space: `angle`, references live in R^F beside z; `input`, in R^{H + D} beside v, and go through W.
+        projection: whether there is a W; without it the map takes all H + D features.
+        feature_map: None for the paper's, else any `FeatureMap`. Its trainable parameters are trained, one copy for all gates
+            (one for each with `gate_kernel="circuit"`).
+        backend: `auto`, the name of an installed backend, or a backend object.
+        reference_data: for `references="data"`, training inputs x, shape (M, D), or rows [h; x], shape (M, H + D), NumPy or
+            torch. As many as are needed (N, or 4 N with `gate_kernel="references"`) are taken in order; of more rows, a random
+            subset. In angle space they are projected by the W of the start.
+        device: of the parameters.
+        dtype: of the parameters.
+
+    Raises:
+        InvalidInputError: names everything about the arguments that cannot work.
+
+    Example:
+        >>> import torch
+        >>> from dqk import QKLSTM
+        >>> output, (h, c) = QKLSTM(8, 6, n_qubits=4, n_references=4, backend="reference")(torch.randn(5, 3, 8))
+        >>> output.shape, h.shape
+        (torch.Size([5, 3, 6]), torch.Size([1, 3, 6]))
+
+    References:
+        Hsu et al., "Quantum Kernel-Based Long Short-term Memory", arXiv 2411.13225, equations (3) to (8), figure 2, Table I.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        *,
+        n_qubits: int | None = None,
+        n_references: int = 4,
+        references: References = "learned",
+        readout: Readout = "per_gate",
+        gate_kernel: GateKernel = "references",
+        kernel_scale: float | Literal["auto"] = "auto",
+        bandwidth: float = 1.0,
+        reference_space: ReferenceSpace = "angle",
+        projection: bool = True,
+        feature_map: FeatureMap | None = None,
+        backend: str | Backend = "auto",
+        reference_data: Any = None,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+    ):
+        super().__init__(input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional)
+        self.options = QKOptions(
+            n_qubits=n_qubits,
+            n_references=n_references,
+            references=references,
+            readout=readout,
+            gate_kernel=gate_kernel,
+            kernel_scale=kernel_scale,
+            bandwidth=bandwidth,
+            reference_space=reference_space,
+            projection=projection,
+            feature_map=feature_map,
+            backend=backend,
+        )
+        problems = self._problems()
+        problems += self.options.problems(
+            [] if problems else [hidden_size + size for size in self._layer_input_sizes()]
+        )
+        data_problems, data = ([], None) if problems else self._reference_data(reference_data)
+        problems += data_problems
+        if problems:
+            raise InvalidInputError("QKLSTM cannot be built: " + "; ".join(problems))
+
+        def make_cell(size: int) -> QKCell:
+            return QKCell(size, hidden_size, bias, self.options, self._choose(data), device=device, dtype=dtype)
+
+        self._build(make_cell)
+
+    def _reference_data(self, given: Any) -> tuple[list[str], Tensor | None]:
+        """What is wrong with `reference_data`, and the rows."""
+        wanted, needed = self.options.references == "data", self.options.n_reference_sets * self.options.n_references
+        if not wanted:
+            extra = [] if given is None else ["reference_data is given, but only references='data' uses it"]
+            return extra, None
+        widths = f"(M, {self.input_size}) or (M, {self.hidden_size + self.input_size}) with M >= {needed}"
+        if given is None:
+            return [f"references='data' needs reference_data: training inputs of shape {widths}"], None
+        if self.num_layers > 1:
+            return [
+                "references='data' needs num_layers=1: deeper layers read hidden states, which are no training data"
+            ], None
+        try:
+            rows = to_samples("reference_data", given)
+        except InvalidInputError as error:
+            return [str(error)], None
+        if rows.shape[1] not in (self.input_size, self.hidden_size + self.input_size) or len(rows) < needed:
+            return [f"reference_data has shape {tuple(rows.shape)}, expected {widths}"], None
+        return [], rows.detach()
+
+    def _choose(self, rows: Tensor | None) -> Tensor | None:
+        needed = self.options.n_reference_sets * self.options.n_references
+        if rows is None or len(rows) == needed:
+            return rows
+        return rows[torch.randperm(len(rows))[:needed].to(rows.device)]
+
+    def extra_repr(self) -> str:
+        """Shown by `print(module)`."""
+        o = self.options
+        cell: QKCell = self.cells[0]  # type: ignore[assignment]
+        return (
+            f"{super().extra_repr()}, feature_map={cell.feature_map.name}, n_qubits={cell.feature_map.n_qubits}, "
+            f"n_references={o.n_references}, references={o.references!r}, readout={o.readout!r}, "
+            f"gate_kernel={o.gate_kernel!r}, kernel_scale={cell.kernel_scale:g}"
+        )

@@ -1,0 +1,53 @@
+"""Files that are either the old or the new version, whatever happens while they are written."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from dqk.errors import CheckpointError
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Writes a file so that a crash leaves the old content or the new one, never a part.
+
+    Args:
+        path: replaced if it exists.
+        content: all of it.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)  # makes the rename itself durable
+    finally:
+        os.close(folder)
+
+
+def write_json(path: Path, document: Any) -> None:
+    """Writes a JSON document, readable by people, atomically."""
+    write_atomic(path, (json.dumps(document, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def read_json(path: Path) -> Any:
+    """The JSON document in a file of a run folder.
+
+    Raises:
+        CheckpointError: if the file is missing or damaged.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error.strerror or error}; is {path.parent} a run folder?") from error
+    except ValueError as error:
+        raise CheckpointError(f"{path} is damaged ({error}); restore it from a copy or start a new run") from error

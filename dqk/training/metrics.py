@@ -1,0 +1,84 @@
+"""How well a tagger does, and how well one does that does not read sentences."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dqk.data import TaggedSentence, Vocabulary, collate, sorted_batches
+from dqk.data.batches import PADDED_TAG
+
+
+@dataclass(frozen=True)
+class Score:
+    """A tagger's result on some sentences.
+
+    Attributes:
+        loss: mean cross entropy of a word, over words whose tag occurs in training.
+        correct: words with the right tag.
+        tokens: words.
+    """
+
+    loss: float
+    correct: int
+    tokens: int
+
+    @property
+    def accuracy(self) -> float:
+        """Share of words with the right tag."""
+        return self.correct / self.tokens
+
+
+def token_loss(logits: Tensor, tags: Tensor) -> tuple[Tensor, int]:
+    """Sum of the words' cross entropies and their number, padding and unseen tags left out.
+
+    Args:
+        logits: shape (B, T, n_tags).
+        tags: shape (B, T); negative where there is no known tag.
+    """
+    known = tags >= 0
+    return F.cross_entropy(logits[known], tags[known], reduction="sum"), int(known.sum())
+
+
+def count_correct(logits: Tensor, tags: Tensor) -> int:
+    """Number of words whose largest logit is that of their tag. Shapes (B, T, n_tags) and (B, T)."""
+    return int((logits.argmax(-1) == tags).sum())
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, sentences: Sequence[TaggedSentence], vocabulary: Vocabulary, batch_size: int) -> Score:
+    """The score of a tagger on some sentences."""
+    was_training = model.training
+    model.eval()
+    loss_sum, known, correct, tokens = 0.0, 0, 0, 0
+    for indices in sorted_batches([len(sentence) for sentence in sentences], batch_size):
+        batch = collate([sentences[index] for index in indices], vocabulary)
+        logits = model(batch.words, batch.lengths)
+        loss, count = token_loss(logits, batch.tags)
+        loss_sum += loss.item()
+        known += count
+        correct += count_correct(logits, batch.tags)
+        tokens += int((batch.tags != PADDED_TAG).sum())
+    model.train(was_training)
+    return Score(loss_sum / known if known else float("nan"), correct, tokens)
+
+
+def most_frequent_tag_accuracy(train: Sequence[TaggedSentence], evaluated: Sequence[TaggedSentence]) -> float:
+    """Accuracy of giving each word its most frequent tag in training, and the most frequent of all to unknown words."""
+    by_word: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    overall: Counter[str] = Counter()
+    for sentence in train:
+        overall.update(sentence.tags)
+        for word, tag in zip(sentence.words, sentence.tags, strict=True):
+            by_word[word][tag] += 1
+    best = {word: tags.most_common(1)[0][0] for word, tags in by_word.items()}
+    default = overall.most_common(1)[0][0]
+    correct = sum(
+        best.get(word, default) == tag for s in evaluated for word, tag in zip(s.words, s.tags, strict=True)
+    )
+    return correct / sum(map(len, evaluated))

@@ -1,0 +1,122 @@
+"""From a configuration to a model, and what its circuits amount to."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import torch
+from torch import nn
+
+from dqk.circuit import Circuit, simplify_for_fidelity
+from dqk.data import Vocabulary
+from dqk.kernels import FeatureMap
+from dqk.kernels.feature_maps import FEATURE_MAPS
+from dqk.nn import QKLSTM, QLSTM, SequenceTagger
+from dqk.training.config import LAYERED_MAPS, TrainConfig
+
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+
+def build_tagger(config: TrainConfig, vocabulary: Vocabulary) -> SequenceTagger:
+    """A tagger with freshly drawn parameters, the same for the same seed.
+
+    Sets torch's global seed.
+
+    Args:
+        config: a resolved configuration.
+        vocabulary: its rows and tags give the sizes.
+
+    Raises:
+        InvalidInputError: names what is wrong with the options of the network.
+        UnsupportedError: if the backend cannot run the circuits.
+    """
+    torch.manual_seed(config.seed)
+    dtype = DTYPES[config.dtype]
+    embedding: nn.Embedding | None = None
+    recurrent: nn.Module
+    if config.model == "qklstm":
+        options: dict[str, Any] = {}
+        if config.references == "data":  # references start as words, so the words' vectors come first
+            embedding = nn.Embedding(
+                vocabulary.n_rows, config.embedding_dim, padding_idx=vocabulary.padding_index, dtype=dtype
+            )
+            options["reference_data"] = embedding.weight.detach()[vocabulary.first_word_row :]
+        recurrent = _qklstm(config, options)
+    elif config.model == "qlstm":
+        layers = {} if config.layers is None else {"n_layers": config.layers}
+        recurrent = QLSTM(
+            config.embedding_dim,
+            config.hidden_dim,
+            batch_first=True,
+            n_qubits=config.n_qubits,
+            backend=config.backend,
+            dtype=dtype,
+            **layers,
+        )
+    else:
+        recurrent = nn.LSTM(config.embedding_dim, config.hidden_dim, batch_first=True, dtype=dtype)
+    tagger = SequenceTagger(
+        recurrent, vocabulary.n_rows, config.embedding_dim, len(vocabulary.tags), vocabulary.padding_index
+    )
+    if embedding is not None:
+        tagger.embedding.load_state_dict(embedding.state_dict())
+    return tagger
+
+
+def _qklstm(config: TrainConfig, options: dict[str, Any]) -> QKLSTM:
+    return QKLSTM(
+        config.embedding_dim,
+        config.hidden_dim,
+        batch_first=True,
+        n_references=config.n_references,
+        references=config.references,  # type: ignore[arg-type]
+        readout=config.readout,  # type: ignore[arg-type]
+        gate_kernel=config.gate_kernel,  # type: ignore[arg-type]
+        kernel_scale=config.kernel_scale,
+        bandwidth=config.bandwidth,
+        reference_space=config.reference_space,  # type: ignore[arg-type]
+        feature_map=feature_map_of(config),
+        backend=config.backend,
+        dtype=DTYPES[config.dtype],
+        **options,
+    )
+
+
+def feature_map_of(config: TrainConfig) -> FeatureMap:
+    """The feature map that a configuration names; the network multiplies its bandwidth by `config.bandwidth`."""
+    options: dict[str, Any] = {}
+    if config.layers is not None:
+        options[LAYERED_MAPS[config.feature_map]] = config.layers
+    if config.feature_map == "reuploading" and config.trainable != "none":
+        options["trainable"] = config.trainable
+    return FEATURE_MAPS[config.feature_map](config.n_qubits, **options)  # type: ignore[operator, no-any-return]
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Number of trainable values, as torch registers them."""
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+
+
+def describe_kernel(circuit: Circuit) -> str:
+    """What a fidelity kernel amounts to once the gates that cannot matter are gone, in a sentence or two.
+
+    Example:
+        >>> from dqk.kernels.feature_maps import qklstm_feature_map
+        >>> print(describe_kernel(qklstm_feature_map(4).circuit))
+        3 of 15 gates cancel in the kernel (3 cx); what remains is a product of 4 one-qubit kernels, without entanglement
+    """
+    found = simplify_for_fidelity(circuit)
+    parts = []
+    if found.removed:
+        kinds = Counter(entry.gate.name for entry in found.removed)
+        names = ", ".join(f"{count} {name}" for name, count in kinds.items())
+        parts.append(f"{len(found.removed)} of {len(circuit.gates)} gates cancel in the kernel ({names})")
+    if found.circuit.is_product:
+        what = "what remains" if found.removed else "the kernel"
+        parts.append(f"{what} is a product of {circuit.n_qubits} one-qubit kernels, without entanglement")
+    elif not found.removed:
+        parts.append(f"all {len(circuit.gates)} gates matter")
+    if found.dead_shared:
+        parts.append(f"trainable angles {found.dead_shared} cannot influence it")
+    return "; ".join(parts)
