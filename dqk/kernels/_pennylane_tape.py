@@ -203,18 +203,19 @@ def require_same(expected: Sequence[Step], found: Sequence[Step], where: str) ->
     for position, (a, b) in enumerate(zip(expected, found, strict=False)):
         if (a.name, a.wires, a.kind) != (b.name, b.wires, b.kind):
             raise InvalidInputError(
-                f"the gates depend on values, but a feature map has one circuit: gate {position} is {a}; for {where} it "
-                f"is {b}"
+                f"the gates depend on values, but a feature map has one circuit: gate {position} is {a}; "
+                f"for {where} it is {b}"
             )
         has_value = a.kind == "constant" and a.value is not None
         if has_value and not np.allclose(a.value, b.value, rtol=TOLERANCE, atol=TOLERANCE):
             raise InvalidInputError(
-                f"gate {position}, {a}, changes for {where}, but autograd does not connect it to x or params: use torch "
-                "operations on them, not float() or NumPy"
+                f"gate {position}, {a}, changes for {where}, but autograd does not connect it to x or params: "
+                "use torch operations on them, not float() or NumPy"
             )
     if len(expected) != len(found):
         raise InvalidInputError(
-            f"the gates depend on values, but a feature map has one circuit: {len(expected)} gates; for {where} {len(found)}"
+            "the gates depend on values, but a feature map has one circuit: "
+            f"{len(expected)} gates, but {len(found)} for {where}"
         )
 
 
