@@ -43,7 +43,7 @@ lint: $(VENV)/.installed-dev ## ruff, mypy and the layer contracts
 	$(call step,mypy)
 	@$(BIN)/python -m mypy
 	$(call step,layer contracts)
-	@$(BIN)/python $(BIN)/lint-imports --no-logo
+	@$(BIN)/python $(BIN)/lint-imports --no-logo --no-cache
 
 format: $(VENV)/.installed-dev ## rewrite the sources in the project's format
 	@$(BIN)/python -m ruff check --fix-only .
