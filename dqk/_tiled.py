@@ -205,8 +205,7 @@ def _sweep(
     job: _Job, angles: Tensor, shared: Tensor, rows: slice, states: tuple[Tensor, Tensor], total: Tensor
 ) -> tuple[Tensor, Tensor]:
     count = rows.stop - rows.start
-    encoded, total = states[0][..., :count].contiguous(), total[..., :count].contiguous()
-    return job.backend.encode_vjp(job.circuit, angles[rows], shared, encoded, total)
+    return job.backend.encode_vjp(job.circuit, angles[rows], shared, states[0][..., :count], total[..., :count])
 
 
 @lru_cache(maxsize=1)

@@ -17,11 +17,14 @@ from dqk.circuit import Circuit
 from dqk.errors import UnsupportedError
 
 
+_PAD, _PAD_FROM = 8, 256
+
+
 class StatevectorBackend(EncodingBackend):
     """Dense statevectors, float32 or float64 parts.
 
-    An encoding has shape (2**n, 2, N): real and imaginary parts of the amplitudes, qubit 0 the most significant bit. A prepared
-    one has two more planes, the sum and the difference of the parts.
+    An encoding has shape (2, 2**n, N): real and imaginary parts of the amplitudes, qubit 0 the most significant bit. A prepared
+    one has two more planes, the sum and the difference of the parts. In memory a sample's amplitudes are contiguous.
     """
 
     name = "statevector"
@@ -29,37 +32,40 @@ class StatevectorBackend(EncodingBackend):
     parallel_tiles = True
 
     def tile_side(self, circuit: Circuit, dtype: torch.dtype) -> int:
-        """64 samples up to 16 qubits, fewer above, so that a block of states stays below half a GiB in float64."""
-        return max(8, min(64, 2 ** (22 - circuit.n_qubits) if circuit.n_qubits < 22 else 8))
+        """128 samples up to 13 qubits (a side at which BLAS is near its best), fewer above to bound a block's memory."""
+        n = circuit.n_qubits
+        return 128 if n <= 13 else 64 if n <= 16 else max(8, 2 ** (22 - min(n, 19)))
 
     def tile_bytes(self, circuit: Circuit, dtype: torch.dtype) -> int:
-        """Products of one tile and the state that is being made."""
+        """Products of one tile and the states of one vector of samples."""
         return 4 * self.tile_side(circuit, dtype) ** 2 * dtype.itemsize + 2**circuit.n_qubits * 128 * 2
 
     def encode(self, circuit: Circuit, angles: Tensor, shared: Tensor) -> Tensor:
-        """States of the samples, shape (2**n, 2, N)."""
+        """States of the samples, shape (2, 2**n, N)."""
         return self._states(circuit, angles, shared, 2)
 
     def encode_block(self, circuit: Circuit, angles: Tensor, shared: Tensor) -> tuple[Tensor, Tensor]:
         """States with their sums and differences, written in one go."""
         planes = self._states(circuit, angles, shared, 4)
-        return planes[:, :2], planes
+        return planes[:2], planes
 
     def prepare(self, encoded: Tensor) -> Tensor:
-        """Adds the planes of sums and differences. Shape (2**n, 4, N)."""
-        re, im = encoded[:, 0], encoded[:, 1]
-        return torch.stack([re, im, re + im, re - im], dim=1)
+        """Adds the planes of sums and differences. Shape (4, 2**n, N)."""
+        re, im = encoded.transpose(1, 2)
+        return torch.stack([re, im, re + im, re - im]).transpose(1, 2)
 
     def _states(self, circuit: Circuit, angles: Tensor, shared: Tensor, planes: int) -> Tensor:
         _require_cpu(angles)
         from dqk.backends.compiled.encode import encode_states
         from dqk.backends.compiled.program import program_of
 
-        arrays = _arrays(angles, shared)
-        out = torch.empty(2**circuit.n_qubits, planes, len(angles), dtype=angles.dtype)
+        arrays = _contiguous(angles), _contiguous(shared)
+        size = 2**circuit.n_qubits
+        # Rows a power of two apart would compete for the same cache sets.
+        out = np.empty((planes, len(angles), size + _PAD if size >= _PAD_FROM else size), arrays[0].dtype)
         if len(angles):
-            encode_states(*program_of(circuit, arrays[0].dtype), *arrays, out.numpy())
-        return out
+            encode_states(*program_of(circuit, out.dtype), *arrays, out)
+        return torch.from_numpy(out[:, :, :size]).transpose(1, 2)
 
     def encode_vjp(
         self, circuit: Circuit, angles: Tensor, shared: Tensor, encoded: Tensor, cotangent: Tensor
@@ -68,34 +74,32 @@ class StatevectorBackend(EncodingBackend):
         from dqk.backends.compiled.adjoint import sweep_states
         from dqk.backends.compiled.program import program_of
 
-        arrays = _arrays(angles, shared)
+        arrays = _contiguous(angles), _contiguous(shared)
         out = np.zeros_like(arrays[0]), np.zeros_like(arrays[1])
         if len(angles):
-            states = (np.ascontiguousarray(t.detach().numpy()) for t in (encoded, cotangent))
+            states = _contiguous(encoded.transpose(1, 2)), _contiguous(cotangent.transpose(1, 2))
             sweep_states(*program_of(circuit, arrays[0].dtype), *arrays, *states, *out)
         return torch.from_numpy(out[0]), torch.from_numpy(out[1])
 
     def overlap(self, a: Tensor, b: Tensor) -> Tensor:
         """`|<b|a>|^2`, shape (N, M), by three real products."""
-        re, im = _inner(a.detach().numpy(), b.detach().numpy())
+        re, im = _inner(_by_sample(a), _by_sample(b))
         re *= re
         im *= im
         re += im
         return torch.from_numpy(re)
 
     def overlap_vjp(self, a: Tensor, b: Tensor, cotangent: Tensor) -> tuple[Tensor, Tensor]:
-        """Two real products of stacked planes: the cotangents come out in the layout of encodings."""
-        x, y = a.detach().numpy(), b.detach().numpy()
+        """One real product of stacked planes each: the cotangents come out in the layout of encodings."""
+        x, y = _by_sample(a), _by_sample(b)
         re, im = _inner(x, y)
         weight = 2 * cotangent.detach().numpy()
         re *= weight
         im *= weight
-        size, n, m = len(x), x.shape[2], y.shape[2]
-        flat_x, flat_y = (np.ascontiguousarray(v[:, :2]).reshape(size, -1) for v in (x, y))
-        # <b|a> = re + i im: d(ax) = bx re - by im, d(ay) = by re + bx im; d(bx) = ax re + ay im, d(by) = ay re - ax im.
-        to_a = np.block([[re.T, im.T], [-im.T, re.T]])
-        to_b = np.block([[re, -im], [im, re]])
-        return torch.from_numpy((flat_y @ to_a).reshape(size, 2, n)), torch.from_numpy((flat_x @ to_b).reshape(size, 2, m))
+        # <b|a> = re + i im: d(ax) = re bx - im by, d(ay) = im bx + re by; d(bx) = ax re + ay im, d(by) = ay re - ax im.
+        da = np.block([[re, -im], [im, re]]) @ _stacked(y)
+        db = np.block([[re.T, im.T], [-im.T, re.T]]) @ _stacked(x)
+        return _as_encoding(da), _as_encoding(db)
 
     def _expectations(self, circuit: Circuit, ax: Tensor, observables: tuple[str, ...], shared: Tensor) -> Tensor:
         state = self.encode(circuit, ax, shared)
@@ -112,10 +116,28 @@ class StatevectorBackend(EncodingBackend):
         return self.encode_vjp(circuit, ax, shared, state, total)
 
 
+def _by_sample(states: Tensor) -> np.ndarray:
+    """Shape (planes, N, 2**n) without a copy."""
+    return states.detach().transpose(1, 2).numpy()
+
+
+def _contiguous(tensor: Tensor) -> np.ndarray:
+    return np.ascontiguousarray(tensor.detach().numpy())
+
+
+def _stacked(x: np.ndarray) -> np.ndarray:
+    """Real parts of all samples, then imaginary ones: shape (2 N, 2**n)."""
+    return x[:2].reshape(2 * x.shape[1], -1)
+
+
+def _as_encoding(stacked: np.ndarray) -> Tensor:
+    return torch.from_numpy(stacked.reshape(2, len(stacked) // 2, -1)).transpose(1, 2)
+
+
 def _inner(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Real and imaginary parts of <y_j|x_i>, shape (N, M): three products (Gauss) instead of four."""
-    first, second = x[:, 0].T @ y[:, 0], x[:, 1].T @ y[:, 1]
-    third = x[:, 2].T @ y[:, 3]
+    first, second = x[0] @ y[0].T, x[1] @ y[1].T
+    third = x[2] @ y[3].T
     third += second
     third -= first
     first += second
@@ -125,12 +147,12 @@ def _inner(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _image(state: Tensor, word: str) -> Tensor:
     """P|psi> for a Pauli string, in the layout of encodings."""
     flip, sign, turns = _pauli(word)
-    moved = state.index_select(0, flip) * sign.to(state.dtype)[:, None, None]
+    moved = state.index_select(1, flip) * sign.to(state.dtype)[:, None]
     if turns == 0:
         return moved
-    re, im = moved[:, 0], moved[:, 1]
+    re, im = moved
     rotated = {1: (-im, re), 2: (-re, -im), 3: (im, -re)}[turns]
-    return torch.stack(rotated, dim=1)
+    return torch.stack(rotated)
 
 
 @lru_cache(maxsize=512)
@@ -147,10 +169,6 @@ def _pauli(word: str) -> tuple[Tensor, Tensor, int]:
             sign = sign * (1 - 2 * ((index >> bit) & 1))
     # Z acts first, on the source index; each Y flips the sign of its own bit once more.
     return index ^ flip, sign * (-1) ** word.count("Y"), word.count("Y") % 4
-
-
-def _arrays(angles: Tensor, shared: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    return np.ascontiguousarray(angles.detach().numpy()), np.ascontiguousarray(shared.detach().numpy())
 
 
 def _require_cpu(angles: Tensor) -> None:

@@ -219,15 +219,15 @@ def _start_gradients(gradients, qubits, cotangents, starts, trig, matrices, pair
 
 
 @inner
-def _load_rows(psi, source, rows, start):
-    """One vector of samples from an array of shape (2**n, 2, N); samples past its end are zero."""
-    size, _, count = source.shape
-    lanes = width(psi) // 2
-    for k in range(size):
+def _read(psi, rows, source, start):
+    """One vector of samples from an array of shape (2, N, 2**n); samples past its end are zero."""
+    size, lanes = len(rows), width(psi) // 2
+    for first in range(0, size, 8):
         for part in range(2):
-            at = (2 * rows[k] + part) * lanes
             for lane in range(lanes):
-                psi[at + lane] = source[k, part, start + lane] if start + lane < count else 0.0
+                for k in range(first, min(first + 8, size)):
+                    value = source[part, start + lane, k] if start + lane < source.shape[1] else 0.0
+                    psi[(2 * rows[k] + part) * lanes + lane] = value
 
 
 @inner
@@ -247,9 +247,9 @@ def _scatter(gradients, slots, factors, start, lanes, out_angles, out_shared):
 def sweep_states(steps, frames, slots, factors, starts, matrices, angles, shared, encoded, cotangent, out_angles, out_shared):
     """Adds the cotangents of all angles to `out_angles` (N, A_d) and `out_shared` (A_s,).
 
-    `encoded` and `cotangent` have shape (2**n, 2, N); the other arguments are those of `encode_states`.
+    `encoded` and `cotangent` have shape (2, N, 2**n); the other arguments are those of `encode_states`.
     """
-    size, _, count = encoded.shape
+    _, count, size = encoded.shape
     n = int(round(math.log2(size)))
     lanes = 64 // encoded.itemsize
     w = 2 * lanes
@@ -265,8 +265,8 @@ def sweep_states(steps, frames, slots, factors, starts, matrices, angles, shared
         fill_trig(trig, slots, factors, angles, shared, start, lanes)
         gradients[:] = 0.0
         rows = frames[len(frames) - 1]
-        _load_rows(psi, encoded, rows, start)
-        _load_rows(lam, cotangent, rows, start)
+        _read(psi, rows, encoded, start)
+        _read(lam, rows, cotangent, start)
         for s in range(len(steps) - 1, -1, -1):
             _undo_step(
                 psi, lam, n, steps[s], frames, slots, trig, matrices, low, high, sums_low, sums_high, gradients, ones, root, scratch

@@ -11,7 +11,7 @@ import numpy as np
 
 from dqk.backends.compiled.jit import inner, jit
 from dqk.backends.compiled.passes import aligned, fill_trig, start_qubits, start_state, step
-from dqk.backends.compiled.simd import load, store
+from dqk.backends.compiled.simd import load
 
 
 @inner
@@ -22,6 +22,25 @@ def constants(like):
     values[:lanes] = 1.0
     values[lanes:] = math.sqrt(0.5)
     return values
+
+
+@inner
+def _write(psi, rows, out, start):
+    """One vector of samples to `out`, eight amplitudes at a time so that whole cache lines are written."""
+    planes, count, _ = out.shape
+    size, lanes = len(rows), 64 // out.itemsize
+    for first in range(0, size, 8):
+        last = min(first + 8, size)
+        for lane in range(min(lanes, count - start)):
+            for k in range(first, last):
+                at = rows[k] * 2 * lanes + lane
+                out[0, start + lane, k] = psi[at]
+                out[1, start + lane, k] = psi[at + lanes]
+            if planes == 4:
+                for k in range(first, last):
+                    re, im = out[0, start + lane, k], out[1, start + lane, k]
+                    out[2, start + lane, k] = re + im
+                    out[3, start + lane, k] = re - im
 
 
 @jit
@@ -37,9 +56,9 @@ def encode_states(steps, frames, slots, factors, starts, matrices, angles, share
         matrices: see `Program`, in the dtype of the states.
         angles: data angles, shape (N, A_d).
         shared: shared angles, shape (A_s,).
-        out: shape (2**n, P, N): planes of real and imaginary parts; with P = 4 also their sum and difference.
+        out: shape (P, N, 2**n or more): planes of real and imaginary parts; with P = 4 also their sum and difference.
     """
-    size, planes, count = out.shape
+    size = frames.shape[1]
     n = int(round(math.log2(size)))
     lanes = 64 // out.itemsize
     w = 2 * lanes
@@ -49,29 +68,10 @@ def encode_states(steps, frames, slots, factors, starts, matrices, angles, share
     units = constants(out)
     ones, root = load(units, 0), load(units, lanes)
     pair = np.arange(2).astype(np.int32)
-    flat = out.reshape(-1)
-    for start in range(0, count, lanes):
+    for start in range(0, out.shape[1], lanes):
         fill_trig(trig, slots, factors, angles, shared, start, lanes)
         start_qubits(qubits, n, starts, trig, matrices, pair, ones, root, scratch)
         start_state(psi, n, qubits)
         for s in range(len(steps)):
             step(psi, n, steps[s], frames, slots, trig, matrices, low, high, ones, root, scratch)
-        rows = frames[len(frames) - 1]
-        if start + lanes <= count:
-            for k in range(size):
-                re, im = load(psi, rows[k] * w), load(psi, rows[k] * w + lanes)
-                at = k * planes * count + start
-                store(flat, at, re)
-                store(flat, at + count, im)
-                if planes == 4:
-                    store(flat, at + 2 * count, re + im)
-                    store(flat, at + 3 * count, re - im)
-            continue
-        for k in range(size):
-            for lane in range(count - start):
-                re, im = psi[rows[k] * w + lane], psi[rows[k] * w + lanes + lane]
-                out[k, 0, start + lane] = re
-                out[k, 1, start + lane] = im
-                if planes == 4:
-                    out[k, 2, start + lane] = re + im
-                    out[k, 3, start + lane] = re - im
+        _write(psi, frames[len(frames) - 1], out, start)
