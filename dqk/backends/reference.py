@@ -100,7 +100,7 @@ def _matrix(gate: Gate, angles: Tensor, shared: Tensor, dtype: torch.dtype) -> T
 
 def _apply(state: Tensor, matrix: Tensor, wires: tuple[int, ...], n_qubits: int) -> Tensor:
     axes = [wire + 1 for wire in wires]
-    moved = state.reshape(-1, *[2] * n_qubits).movedim(axes, list(range(1, len(axes) + 1)))
+    moved = state.reshape(len(state), *[2] * n_qubits).movedim(axes, list(range(1, len(axes) + 1)))
     shape = moved.shape
-    result = matrix @ moved.reshape(shape[0], 2 ** len(wires), -1)
+    result = matrix @ moved.reshape(len(state), 2 ** len(wires), 2 ** (n_qubits - len(wires)))
     return result.reshape(shape).movedim(list(range(1, len(axes) + 1)), axes).reshape(state.shape)

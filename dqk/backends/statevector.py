@@ -127,11 +127,11 @@ def _contiguous(tensor: Tensor) -> np.ndarray:
 
 def _stacked(x: np.ndarray) -> np.ndarray:
     """Real parts of all samples, then imaginary ones: shape (2 N, 2**n)."""
-    return x[:2].reshape(2 * x.shape[1], -1)
+    return x[:2].reshape(2 * x.shape[1], x.shape[2])
 
 
 def _as_encoding(stacked: np.ndarray) -> Tensor:
-    return torch.from_numpy(stacked.reshape(2, len(stacked) // 2, -1)).transpose(1, 2)
+    return torch.from_numpy(stacked.reshape(2, len(stacked) // 2, stacked.shape[1])).transpose(1, 2)
 
 
 def _inner(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -77,7 +77,8 @@ class Kernel(nn.Module, abc.ABC):
         assert _evaluator is not None
         if _is_vector(X) and Y is not None and _is_vector(Y):
             pair = [to_samples(name, _as_row(v), self.n_features) for name, v in (("X", X), ("Y", Y))]
-            return float(_evaluator(self, *pair))
+            with torch.no_grad():
+                return float(_evaluator(self, *pair))
         return _evaluator(self, X, Y)
 
     def evaluate(self, x_vec: Any, y_vec: Any = None) -> Any:
