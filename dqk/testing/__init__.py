@@ -1,0 +1,27 @@
+"""Laws that every backend and every kernel must obey, as plain functions for anybody's tests.
+
+    from dqk.testing import check_backend, check_kernel
+
+    check_backend(MyBackend(), circuit)    # all laws that its capabilities promise, on one circuit
+    check_kernel(MyKernel())
+
+They raise AssertionError with the law, the place and both values. A test runner that reports each law by itself calls
+`law(backend, circuit)` for every law of BACKEND_LAWS with `law.applies(backend)`.
+"""
+
+from dqk.testing.backends import BACKEND_LAWS, check_backend
+from dqk.testing.comparison import assert_close, derivative, tolerance, use_threads
+from dqk.testing.kernels import KERNEL_LAWS, check_kernel
+from dqk.testing.law import Law
+
+__all__ = [
+    "BACKEND_LAWS",
+    "KERNEL_LAWS",
+    "Law",
+    "assert_close",
+    "check_backend",
+    "check_kernel",
+    "derivative",
+    "tolerance",
+    "use_threads",
+]
