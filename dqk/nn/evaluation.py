@@ -1,65 +1,34 @@
-"""Kernel values between new samples and references that were encoded once.
+"""Kernel values of new samples against references that are encoded once per forward pass.
 
-A backend that encodes samples does so once for the references and once per time step; any other computes pairs.
+A backend that encodes samples does so once for the references and then once per time step; any other computes pairs.
 """
 
 from __future__ import annotations
 
-import abc
-from typing import Any
+from collections.abc import Callable
 
 from torch import Tensor
 
 from dqk.backends import Backend, EncodingBackend, autograd
 from dqk.circuit import Circuit
 
-
-class Evaluator(abc.ABC):
-    """`k(x, y) = |<phi(x)|phi(y)>|^2` in two steps: states of each side, then their kernel values."""
-
-    @abc.abstractmethod
-    def states(self, angles: Tensor, shared: Tensor) -> Any:
-        """What can be done with one side alone; data angles (N, A_d), shared angles (A_s,)."""
-
-    @abc.abstractmethod
-    def values(self, new: Any, references: Any) -> Tensor:
-        """`K[i, j] = k(new_i, reference_j)`, shape (N, M), from what `states` gave; differentiable in all angles."""
+KernelValues = Callable[[Tensor], Tensor]
+"""From data angles (b, A_d) of new samples to their kernel values (b, M) against M references, differentiable."""
 
 
-class EncodedEvaluator(Evaluator):
-    """For backends that overlap encodings. The circuit is simplified already."""
+def against_references(backend: Backend, circuit: Circuit, references: Tensor, shared: Tensor) -> KernelValues:
+    """Encodes references and gives the function that evaluates new samples against them.
 
-    def __init__(self, backend: EncodingBackend, circuit: Circuit):
-        self.backend = backend
-        self.circuit = circuit
+    Args:
+        backend: any backend that runs the circuit.
+        circuit: the circuit, simplified already.
+        references: data angles of the references, shape (M, A_d).
+        shared: shared angles of both sides, shape (A_s,).
 
-    def states(self, angles: Tensor, shared: Tensor) -> Tensor:
-        """Encodings, shape (..., N)."""
-        return autograd.encode(self.backend, self.circuit, angles, shared)
-
-    def values(self, new: Tensor, references: Tensor) -> Tensor:
-        """Overlaps of encodings."""
-        return autograd.overlap(self.backend, new, references)
-
-
-class PairwiseEvaluator(Evaluator):
-    """For backends that take both samples of an entry at once, as hardware does."""
-
-    def __init__(self, backend: Backend, circuit: Circuit):
-        self.backend = backend
-        self.circuit = circuit
-
-    def states(self, angles: Tensor, shared: Tensor) -> tuple[Tensor, Tensor]:
-        """The angles themselves."""
-        return angles, shared
-
-    def values(self, new: tuple[Tensor, Tensor], references: tuple[Tensor, Tensor]) -> Tensor:
-        """The backend's fidelities."""
-        return autograd.fidelity(self.backend, self.circuit, new[0], references[0], new[1])
-
-
-def evaluator(backend: Backend, circuit: Circuit) -> Evaluator:
-    """The evaluator that fits a backend."""
-    if isinstance(backend, EncodingBackend):
-        return EncodedEvaluator(backend, circuit)
-    return PairwiseEvaluator(backend, circuit)
+    Returns:
+        The function; its values are differentiable in the new angles, the references and the shared angles.
+    """
+    if not isinstance(backend, EncodingBackend):
+        return lambda angles: autograd.fidelity(backend, circuit, angles, references, shared)
+    encoded = autograd.encode(backend, circuit, references, shared)
+    return lambda angles: autograd.overlap(backend, autograd.encode(backend, circuit, angles, shared), encoded)

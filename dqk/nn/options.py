@@ -63,7 +63,11 @@ class QKOptions:
         return 2.0 ** (feature_map.n_qubits / 2) if self.kernel_scale == "auto" else float(self.kernel_scale)
 
     def problems(self, cell_inputs: list[int]) -> list[str]:
-        """Everything that is wrong; `cell_inputs` has hidden + input features for each layer, if those sizes are usable."""
+        """Everything that is wrong.
+
+        Args:
+            cell_inputs: hidden + input features of each layer; empty if those sizes cannot be used.
+        """
         found = [] if self.n_qubits is None else whole_number("n_qubits", self.n_qubits)
         found += whole_number("n_references", self.n_references)
         for name, known in _CHOICES.items():
@@ -85,17 +89,17 @@ class QKOptions:
         found = []
         if self.gate_kernel == "shared" and self.readout == "shared":
             found.append(
-                "gate_kernel='shared' with readout='shared': nothing differs between the gates, so forget, input and output "
-                "gate would be one; use readout='per_gate', or another gate_kernel"
+                "gate_kernel='shared' with readout='shared': nothing differs between the gates, so forget, input and "
+                "output gate would be one; use readout='per_gate', or another gate_kernel"
             )
         if self.gate_kernel == "projection" and self.projection is False:
             found.append(
-                "gate_kernel='projection' with projection=False: there is no projection to differ between the gates"
+                "gate_kernel='projection' with projection=False: no projection is left to differ between the gates"
             )
         if (self.references, self.gate_kernel, self.reference_space) == ("data", "projection", "angle"):
             found.append(
-                "references='data' with gate_kernel='projection' needs reference_space='input': every gate projects the data "
-                "in its own way, and in angle space the gates share one set of references"
+                "references='data' with gate_kernel='projection' needs reference_space='input': every gate projects "
+                "the data in its own way, and in angle space the gates share one set of references"
             )
         return found
 
@@ -110,16 +114,17 @@ class QKOptions:
             feature_map = self.map_for(n_inputs)
             if not self.projection and feature_map.n_features != n_inputs:
                 found.append(
-                    f"projection=False puts the {n_inputs} hidden and input features of a layer into the feature map, which takes "
-                    f"{feature_map.n_features}; give a map of {n_inputs} features (n_qubits={n_inputs} for the paper's), or "
-                    "leave projection=True"
+                    f"projection=False puts the {n_inputs} hidden and input features of a layer into the feature map, "
+                    f"which takes {feature_map.n_features}; give a map of {n_inputs} features (n_qubits={n_inputs} for "
+                    "the paper's), or leave projection=True"
                 )
         if found or not cell_inputs:
             return found
         kept = simplify_for_fidelity(feature_map.circuit)
         if not kept.circuit.columns("data"):
             found.append(
-                f"feature map {feature_map.name!r} has no data gate that survives: its kernel is 1 for all inputs. {kept}"
+                f"no data gate of feature map {feature_map.name!r} can influence its kernel, which is 1 for all "
+                f"inputs; {kept}"
             )
         if self.gate_kernel == "circuit" and not has_live_parameters(feature_map):
             found.append(
@@ -153,5 +158,4 @@ def has_live_parameters(feature_map: FeatureMap) -> bool:
 
 
 def _positive(value: object) -> bool:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return number and math.isfinite(value) and value > 0  # type: ignore[arg-type]
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value > 0

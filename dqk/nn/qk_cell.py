@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dqk.backends import resolve
+from dqk.backends import EncodingBackend, autograd, resolve
 from dqk.circuit import simplify_for_fidelity
-from dqk.nn.evaluation import evaluator
+from dqk.kernels import FeatureMap
+from dqk.nn.evaluation import KernelValues, against_references
+from dqk.nn.fused import FusedPlan, run_fused
 from dqk.nn.options import QKOptions
 from dqk.nn.recurrent import GateCell, Step
 
@@ -31,11 +33,14 @@ class QKCell(GateCell):
         dtype: of the parameters.
 
     Attributes:
-        projection: W and b; None if the map takes v_t as it is. Its rows are (gate, feature) if the gates project apart.
-        references: shape (sets, N, n_features), or (sets, N, H + D) in input space; a parameter if learned, else a buffer.
+        projection: W and b; None if the map takes v_t as it is. Its rows are (gate, feature) if the gates project
+            apart.
+        references: shape (sets, N, n_features), or (sets, N, H + D) in input space; a parameter if learned, else a
+            buffer.
         params: trainable parameters of the feature map, shape (copies, n_params); None if it has none.
         alpha: shape (gates, N, H); one gate if the readout is shared, one hidden unit if it is scalar.
-        gate_bias: b_g, shape (gates, H) or as alpha; None without bias.
+        gate_bias: b_g, shape (gates, H), or (gates, 1) if the readout is scalar; None without bias.
+        fused: whether all time steps make one autograd node, see `dqk.nn.fused`.
     """
 
     references: Tensor
@@ -54,8 +59,8 @@ class QKCell(GateCell):
         self.options = options
         self.feature_map = options.map_for(hidden_size + input_size)
         self.kernel_scale = options.scale_for(self.feature_map)
-        circuit = simplify_for_fidelity(self.feature_map.circuit).circuit
-        self.evaluator = evaluator(resolve(options.backend, circuit), circuit)
+        self.circuit = simplify_for_fidelity(self.feature_map.circuit).circuit
+        self.backend = resolve(options.backend, self.circuit)
         place: dict[str, Any] = {"device": device, "dtype": dtype}
         n_inputs, n_features, count = hidden_size + input_size, self.feature_map.n_features, options.n_references
         self.projection: nn.Linear | None = None
@@ -76,6 +81,7 @@ class QKCell(GateCell):
         units = 1 if options.readout == "scalar" else hidden_size
         self.alpha = nn.Parameter(torch.empty(gates, count, units, **place))
         self.gate_bias = nn.Parameter(torch.empty(gates, units, **place)) if bias else None
+        self.fused = not self._apart and isinstance(self.backend, EncodingBackend) and is_affine(self.feature_map)
         self.reset_parameters()
         if training_inputs is not None:
             self._adopt(training_inputs)
@@ -84,9 +90,9 @@ class QKCell(GateCell):
     def reset_parameters(self) -> None:
         """W, b, alpha and b_g as `nn.Linear` draws them. References that come from data stay.
 
-        Learned references are standard normal. Fixed ones are uniform in (-pi/2, pi/2), where a map that puts one feature into
-        two rotations has no two points with the same state (narrower for a bandwidth above 1), and standard normal in input
-        space, where W places them.
+        Learned references are standard normal. Fixed ones are uniform in (-pi/2, pi/2), where a map that puts one
+        feature into two rotations has no two points with the same state (narrower for a bandwidth above 1), and
+        standard normal in input space, where W places them.
         """
         if self.projection is not None:
             self.projection.reset_parameters()
@@ -99,7 +105,8 @@ class QKCell(GateCell):
             for row in self.params:
                 row.copy_(self.feature_map.initial_params(dtype=row.dtype))
             if len(self.params) > 1 and self.feature_map.params_kind == "scale":
-                self.params += 0.1 * torch.randn_like(self.params)  # all scales start at 1: the gates would start equal
+                # All scales start at 1: the gates would start equal.
+                self.params.add_(torch.randn_like(self.params), alpha=0.1)
         bound = 1 / math.sqrt(self.options.n_references)
         self.alpha.uniform_(-bound, bound)
         if self.gate_bias is not None:
@@ -107,7 +114,7 @@ class QKCell(GateCell):
 
     @torch.no_grad()
     def _adopt(self, rows: Tensor) -> None:
-        """Makes training inputs the references; where rows have no hidden state it is zero, as at the first time step."""
+        """Makes training inputs the references; a hidden state that they lack is zero, as at the first time step."""
         rows = rows.to(self.references)
         if rows.shape[1] == self.input_size:
             rows = F.pad(rows, (self.hidden_size, 0))
@@ -116,69 +123,105 @@ class QKCell(GateCell):
         self.references.copy_(rows.view_as(self.references))
 
     def begin(self, inputs: Tensor) -> tuple[Tensor, Step]:
-        """References encoded, inputs projected and readout laid out, once per forward pass; see `GateCell.begin`."""
-        values = self._kernel_values()
-        weight, bias = self._readout()
-        units = self.alpha.shape[2]
+        """References encoded, inputs projected and readout scaled, once per forward pass; see `GateCell.begin`."""
+        values = self._gate_by_gate() if self._apart else self._together()
+        alpha, gate_bias = self._readout()
+        n_references, same_kernel = self.options.n_references, self.options.gate_kernel == "shared"
+
+        def gates(z: Tensor, b: int) -> Tensor:
+            kernel = values(z)
+            kernel = kernel.expand(4, -1, -1) if same_kernel else kernel.view(b, 4, n_references).transpose(0, 1)
+            return torch.baddbmm(gate_bias, kernel, alpha)
+
         if self.projection is None:
+            return inputs, lambda x, h: gates(torch.cat((h, x), dim=1), len(h))
+        hidden, visible = self.projection.weight.split((self.hidden_size, self.input_size), dim=1)
+        projected = F.linear(inputs, visible, self.projection.bias)
+        return projected, lambda x, h: gates(torch.addmm(x, h, hidden.t()), len(h))
 
-            def step(x: Tensor, h: Tensor) -> Tensor:
-                return torch.addmm(bias, values(torch.cat((h, x), dim=1)), weight).view(-1, 4, units)
+    def run(
+        self, inputs: Tensor, batch_sizes: Sequence[int], h0: Tensor, c0: Tensor, reverse: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Fused where that applies; see `GateCell.run`."""
+        if not self.fused:
+            return super().run(inputs, batch_sizes, h0, c0, reverse)
+        backend: EncodingBackend = self.backend  # type: ignore[assignment]
+        params = None if self.params is None else self.params[0]
+        references, shared = self.feature_map.angles(self._placed_references(), params)
+        encoded = autograd.encode(backend, self.circuit, references, shared)
+        weight, bias = self._to_angles(params)
+        hidden, visible = weight.split((self.hidden_size, self.input_size), dim=1)
+        same_kernel = self.options.gate_kernel == "shared"
+        plan = FusedPlan(backend, self.circuit, batch_sizes, reverse, same_kernel, torch.is_grad_enabled())
+        alpha, gate_bias = self._readout()
+        projected = F.linear(inputs, visible, bias)
+        return run_fused(plan, projected, hidden.t(), alpha.contiguous(), gate_bias, encoded, shared, h0, c0)
 
-            return inputs, step
-        hidden = self.projection.weight[:, : self.hidden_size].t()
-        projected = F.linear(inputs, self.projection.weight[:, self.hidden_size :], self.projection.bias)
-
-        def projecting_step(x: Tensor, h: Tensor) -> Tensor:
-            return torch.addmm(bias, values(torch.addmm(x, h, hidden)), weight).view(-1, 4, units)
-
-        return projected, projecting_step
-
-    def _kernel_values(self) -> Callable[[Tensor], Tensor]:
-        """From z (b, n_features), or (b, 4 n_features) if the gates project apart, to kernel values (b, blocks * N).
-
-        There is one block for all gates if nothing but the readout differs, else one block per gate.
-        """
-        kind, n_features = self.options.gate_kernel, self.feature_map.n_features
-        references = self.references
-        if self.options.reference_space == "input" and self.projection is not None:
-            references = self.projection(references)  # (sets, N, copies * n_features)
-        apart = kind == "projection" and references.shape[2] > n_features
-        if kind == "circuit" or apart:
-            return self._values_gate_by_gate(references)
-        evaluator, params = self.evaluator, None if self.params is None else self.params[0]
-        angles = self.feature_map.angles
-        encoded = evaluator.states(*angles(references.reshape(-1, n_features), params))
-
-        def values(z: Tensor) -> Tensor:
-            # Projections that differ between gates give four rows per sample: (b, 4 N) comes out of (4 b, N).
-            block = evaluator.values(evaluator.states(*angles(z.view(-1, n_features), params)), encoded)
-            return block.reshape(len(z), -1)
-
-        return values
-
-    def _values_gate_by_gate(self, references: Tensor) -> Callable[[Tensor], Tensor]:
-        """For gates with circuits of their own, or whose projections also place the references apart."""
-        evaluator, angles, n_features = self.evaluator, self.feature_map.angles, self.feature_map.n_features
-        params = [None] * 4 if self.params is None else list(self.params.expand(4, -1).unbind(0))
-        per_gate = references[0].expand(-1, -1) if references.shape[2] == n_features else references[0]
-        blocks = list(per_gate.split(n_features, dim=1)) * (4 if per_gate.shape[1] == n_features else 1)
-        encoded = [evaluator.states(*angles(rows, p)) for rows, p in zip(blocks, params, strict=True)]
-
-        def values(z: Tensor) -> Tensor:
-            parts = list(z.split(n_features, dim=1)) * (4 if z.shape[1] == n_features else 1)
-            gates = zip(parts, params, encoded, strict=True)
-            return torch.cat([evaluator.values(evaluator.states(*angles(x, p)), e) for x, p, e in gates], dim=1)
-
-        return values
+    @property
+    def _apart(self) -> bool:
+        """Whether the gates see the references in different ways, so that each needs an evaluation of its own."""
+        o = self.options
+        return o.gate_kernel == "circuit" or (o.gate_kernel == "projection" and o.reference_space == "input")
 
     def _readout(self) -> tuple[Tensor, Tensor]:
-        """c alpha as one matrix (blocks * N, 4 * units) and b_g as (4 * units,), so that a step is one product."""
-        alpha = self.kernel_scale * self.alpha
-        if self.options.gate_kernel == "shared":
-            weight = alpha.transpose(0, 1).reshape(alpha.shape[1], -1)
-        else:
-            weight = torch.block_diag(*alpha.expand(4, -1, -1).unbind(0))
+        """The scaled alpha, shape (4, N, H), and b_g, shape (4, 1, H), or one zero."""
+        alpha = (self.kernel_scale * self.alpha).expand(4, -1, self.hidden_size)
         if self.gate_bias is None:
-            return weight, alpha.new_zeros(1)
-        return weight, self.gate_bias.expand(4, -1).reshape(-1)
+            return alpha, alpha.new_zeros(1)
+        return alpha, self.gate_bias.expand(4, self.hidden_size).unsqueeze(1)
+
+    def _placed_references(self) -> Tensor:
+        """References in angle space, shape (sets * N, copies of W * n_features)."""
+        references = self.references.flatten(0, 1)
+        if self.options.reference_space == "input" and self.projection is not None:
+            references = self.projection(references)
+        return references
+
+    def _to_angles(self, params: Tensor | None) -> tuple[Tensor, Tensor]:
+        """W and b followed by the angles of z: weight (P, H + D) and bias (P,), for angles that are affine in z."""
+        slope, offset = affine_angles(self.feature_map, params, like=self.alpha)
+        if self.projection is None:
+            return slope.t(), offset
+        if self.options.gate_kernel != "projection":
+            return slope.t() @ self.projection.weight, torch.addmv(offset, slope.t(), self.projection.bias)
+        # Every gate has a W, one below the other; their angles become rows of their own.
+        weight = slope.t() @ self.projection.weight.unflatten(0, (4, -1))
+        return weight.flatten(0, 1), torch.addmm(offset, self.projection.bias.view(4, -1), slope).flatten()
+
+    def _together(self) -> KernelValues:
+        """Kernel values (b, blocks * N) of z (b, n_features), or (4 b, N) of (b, 4 n_features), in one evaluation."""
+        angles, n_features = self.feature_map.angles, self.feature_map.n_features
+        params = None if self.params is None else self.params[0]
+        values = against_references(self.backend, self.circuit, *angles(self._placed_references(), params))
+        return lambda z: values(angles(z.view(-1, n_features), params)[0])
+
+    def _gate_by_gate(self) -> KernelValues:
+        """Kernel values (b, 4 N) for gates that see the references in different ways."""
+        angles, n_features = self.feature_map.angles, self.feature_map.n_features
+        params = [None] * 4 if self.params is None else list(self.params.expand(4, -1).unbind(0))
+
+        def per_gate(z: Tensor) -> list[Tensor]:
+            parts = list(z.split(n_features, dim=1))
+            return parts if len(parts) == 4 else parts * 4
+
+        rows = zip(per_gate(self._placed_references()), params, strict=True)
+        against = [against_references(self.backend, self.circuit, *angles(row, p)) for row, p in rows]
+
+        def values(z: Tensor) -> Tensor:
+            gates = zip(per_gate(z), params, against, strict=True)
+            return torch.cat([kernel(angles(row, p)[0]) for row, p, kernel in gates], dim=1)
+
+        return values
+
+
+def is_affine(feature_map: FeatureMap) -> bool:
+    """Whether every data angle is an affine function of the features."""
+    return feature_map.declared is not None and all(len(angle.factors) < 2 for angle in feature_map.declared)
+
+
+def affine_angles(feature_map: FeatureMap, params: Tensor | None, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Slope S (n_features, A_d) and offset (A_d,) of angles that are affine: `angles(z) = z S + offset`."""
+    n_features = feature_map.n_features
+    points = torch.eye(n_features + 1, n_features, dtype=like.dtype, device=like.device)  # the unit vectors, then zero
+    at_points = feature_map.angles(points, params)[0]
+    return at_points[:-1] - at_points[-1], at_points[-1]

@@ -23,9 +23,10 @@ class QKLSTM(GatedRecurrence):
 
         pre_g = sum_j alpha_gj * c * k_g(z_t, r_gj) + b_g,    k(z, r) = |<phi(z)|phi(r)>|^2        (eq. 3 and 4)
 
-    followed by the LSTM update `f, i, o = sigmoid(pre), g = tanh(pre), c_t = f c_{t-1} + i g, h_t = o tanh(c_t)`. The paper
-    states neither a projection W nor a scale c; `projection=False`, `readout="scalar"`, `kernel_scale=1` is equation (3) word
-    for word. Shapes below: N = n_references, H = hidden_size, D = input_size, F = features of the map.
+    followed by the LSTM update `f, i, o = sigmoid(pre), g = tanh(pre), c_t = f c_{t-1} + i g, h_t = o tanh(c_t)`. The
+    paper states neither a projection W nor a scale c; `projection=False`, `readout="scalar"`, `kernel_scale=1` is
+    equation (3) word for word. Shapes below: N = n_references, H = hidden_size, D = input_size, F = features of the
+    map.
 
     Args:
         input_size: number of features D of x_t.
@@ -35,26 +36,27 @@ class QKLSTM(GatedRecurrence):
         batch_first: whether padded input and output are (B, T, features) instead of (T, B, features).
         dropout: probability of dropout between layers, in training.
         bidirectional: whether a second cell per layer reads from the end; outputs then have 2 H features.
-        n_qubits: of the paper's map; None for 4, or for H + D without projection. Given with `feature_map`, it has to fit.
+        n_qubits: of the paper's map; None for 4, or for H + D without projection. Given with `feature_map`, it has
+            to fit.
         n_references: references N per gate.
-        references: `learned`; `fixed`, drawn once; or `data`, taken from `reference_data` and fixed. References that are not
-            learned are buffers: in the state dict, without gradient.
-        readout: `per_gate`, alpha_g in R^{N x H} and b_g in R^H for each gate; `shared`, one such pair for all gates (Table I's
-            183 parameters); or `scalar`, one number per reference and one b_g per gate, so that all hidden units get the same
-            value (eq. 3 word for word).
-        gate_kernel: what differs between the gates beside a readout: `references` (N for each gate), `projection` (W and b for
-            each gate), `circuit` (trainable circuit parameters for each gate) or `shared` (nothing).
-        kernel_scale: the factor c; `auto` for 2**(n_qubits / 2). Values of a kernel shrink with the number of qubits, and
-            unscaled ones starve the gradient.
+        references: `learned`; `fixed`, drawn once; or `data`, taken from `reference_data` and fixed. References
+            that are not learned are buffers: in the state dict, without gradient.
+        readout: `per_gate`, alpha_g in R^{N x H} and b_g in R^H for each gate; `shared`, one such pair for all
+            gates (Table I's 183 parameters); or `scalar`, one number per reference and one b_g per gate, so that all
+            hidden units get the same value (eq. 3 word for word).
+        gate_kernel: what differs between the gates beside a readout: `references` (N for each gate), `projection`
+            (W and b for each gate), `circuit` (trainable circuit parameters for each gate) or `shared` (nothing).
+        kernel_scale: the factor c; `auto` for 2**(n_qubits / 2). Values of a kernel shrink with the number of
+            qubits, and unscaled ones starve the gradient.
         bandwidth: multiplies z and the references before the map's own bandwidth does (arXiv 2206.06686).
         reference_space: `angle`, references live in R^F beside z; `input`, in R^{H + D} beside v, and go through W.
         projection: whether there is a W; without it the map takes all H + D features.
-        feature_map: None for the paper's, else any `FeatureMap`. Its trainable parameters are trained, one copy for all gates
-            (one for each with `gate_kernel="circuit"`).
+        feature_map: None for the paper's, else any `FeatureMap`. Its trainable parameters are trained, one copy for
+            all gates (one for each with `gate_kernel="circuit"`).
         backend: `auto`, the name of an installed backend, or a backend object.
-        reference_data: for `references="data"`, training inputs x, shape (M, D), or rows [h; x], shape (M, H + D), NumPy or
-            torch. As many as are needed (N, or 4 N with `gate_kernel="references"`) are taken in order; of more rows, a random
-            subset. In angle space they are projected by the W of the start.
+        reference_data: for `references="data"`, training inputs x, shape (M, D), or rows [h; x], shape (M, H + D),
+            NumPy or torch. As many as are needed (N, or 4 N with `gate_kernel="references"`) are taken in order; of
+            more rows, a random subset. In angle space they are projected by the W of the start.
         device: of the parameters.
         dtype: of the parameters.
 
@@ -69,7 +71,8 @@ class QKLSTM(GatedRecurrence):
         (torch.Size([5, 3, 6]), torch.Size([1, 3, 6]))
 
     References:
-        Hsu et al., "Quantum Kernel-Based Long Short-term Memory", arXiv 2411.13225, equations (3) to (8), figure 2, Table I.
+        Hsu et al., "Quantum Kernel-Based Long Short-term Memory", arXiv 2411.13225, equations (3) to (8), figure 2,
+        Table I.
     """
 
     def __init__(

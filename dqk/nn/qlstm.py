@@ -11,15 +11,15 @@ from torch import Tensor, nn
 
 from dqk.backends import Backend, autograd, resolve
 from dqk.circuit import Circuit, Gate, data
-from dqk.errors import InvalidInputError
+from dqk.errors import InvalidInputError, UnsupportedError
 from dqk.nn.recurrent import GateCell, GatedRecurrence, Step, whole_number
 
 
 def variational_circuit(n_qubits: int, n_layers: int) -> Circuit:
     """RX(x_q) on every qubit, then `n_layers` times [RX(w_lq), CNOT ring]; columns: x first, then the weights by layer.
 
-    The weights are data columns too: rows of one batch then differ in their weights, and one call serves four gates. Two qubits
-    have one CNOT, not two that undo each other; one qubit has none.
+    The weights are data columns too: rows of one batch then differ in their weights, and one call serves four gates.
+    Two qubits have one CNOT, not two that undo each other; one qubit has none.
     """
     gates = [Gate("rx", (q,), data(q)) for q in range(n_qubits)]
     ring = [(q, (q + 1) % n_qubits) for q in range(n_qubits if n_qubits > 2 else n_qubits - 1)]
@@ -27,6 +27,15 @@ def variational_circuit(n_qubits: int, n_layers: int) -> Circuit:
         gates += [Gate("rx", (q,), data(n_qubits * (layer + 1) + q)) for q in range(n_qubits)]
         gates += [Gate("cx", pair) for pair in ring]
     return Circuit(n_qubits, tuple(gates), n_data=n_qubits * (n_layers + 1))
+
+
+def expectation_backend(backend: str | Backend, circuit: Circuit) -> Backend:
+    """The backend that computes the circuit's expectation values; `auto` is `statevector`."""
+    resolved = resolve("statevector" if backend == "auto" else backend, circuit)
+    if not resolved.capabilities.expectations:
+        raise UnsupportedError(f"backend {resolved.name!r} gives no expectation values; use 'statevector'")
+    resolved.check_supported(circuit)  # whole: nothing cancels in an expectation value
+    return resolved
 
 
 class VariationalCell(GateCell):
@@ -61,7 +70,7 @@ class VariationalCell(GateCell):
     ):
         super().__init__(input_size, hidden_size)
         self.circuit = variational_circuit(n_qubits, n_layers)
-        self.backend = resolve("statevector" if backend == "auto" else backend, self.circuit)
+        self.backend = expectation_backend(backend, self.circuit)
         self.observables = tuple("I" * q + "Z" + "I" * (n_qubits - q - 1) for q in range(n_qubits))
         place: dict[str, Any] = {"device": device, "dtype": dtype}
         self.projection = nn.Linear(hidden_size + input_size, n_qubits, **place)
@@ -78,15 +87,15 @@ class VariationalCell(GateCell):
 
     def begin(self, inputs: Tensor) -> tuple[Tensor, Step]:
         """Projects all inputs at once; see `GateCell.begin`."""
-        hidden = self.projection.weight[:, : self.hidden_size].t()
-        projected = F.linear(inputs, self.projection.weight[:, self.hidden_size :], self.projection.bias)
+        hidden, visible = self.projection.weight.split((self.hidden_size, self.input_size), dim=1)
+        projected = F.linear(inputs, visible, self.projection.bias)
         n_qubits, weights, shared = self.circuit.n_qubits, self.weights, inputs.new_empty(0)
 
         def step(x: Tensor, h: Tensor) -> Tensor:
-            y = torch.addmm(x, h, hidden)
-            rows = torch.cat((y.unsqueeze(1).expand(-1, 4, -1), weights.expand(len(y), -1, -1)), dim=2)
+            y = torch.addmm(x, h, hidden.t())
+            rows = torch.cat((y.expand(4, -1, -1), weights.unsqueeze(1).expand(-1, len(y), -1)), dim=2)
             values = autograd.expectations(self.backend, self.circuit, rows.flatten(0, 1), self.observables, shared)
-            return self.readout(values.view(-1, 4, n_qubits))  # type: ignore[no-any-return]
+            return self.readout(values.view(4, -1, n_qubits))
 
         return projected, step
 
@@ -94,9 +103,9 @@ class VariationalCell(GateCell):
 class QLSTM(GatedRecurrence):
     """An LSTM with variational gates, with the arguments, inputs and outputs of `torch.nn.LSTM`.
 
-    A linear map takes [h_{t-1}; x_t] to one angle per qubit; each gate runs its own circuit (angle embedding by RX, then layers
-    of RX and a CNOT ring) and a linear map, shared by the gates, takes the expectation values <Z_q> to the hidden units. All
-    weights are registered parameters: they are counted, trained and saved.
+    A linear map takes [h_{t-1}; x_t] to one angle per qubit; each gate runs its own circuit (angle embedding by RX,
+    then layers of RX and a CNOT ring) and a linear map, shared by the gates, takes the expectation values <Z_q> to the
+    hidden units. All weights are registered parameters: they are counted, trained and saved.
 
     Args:
         input_size: number of features D of x_t.
@@ -116,8 +125,8 @@ class QLSTM(GatedRecurrence):
         InvalidInputError: names everything about the arguments that cannot work.
 
     References:
-        Chen, Yoo and Fang, "Quantum long short-term memory", arXiv 2009.01783, with the ansatz and the shared linear maps that
-        the public implementation rdisipio/qlstm made common.
+        Chen, Yoo and Fang, "Quantum long short-term memory", arXiv 2009.01783, with the ansatz and the shared linear
+        maps that the public implementation rdisipio/qlstm made common.
     """
 
     def __init__(
@@ -140,7 +149,7 @@ class QLSTM(GatedRecurrence):
         circuit_problems = whole_number("n_qubits", n_qubits) + whole_number("n_layers", n_layers)
         if not circuit_problems:
             try:
-                resolve("statevector" if backend == "auto" else backend, variational_circuit(n_qubits, n_layers))
+                expectation_backend(backend, variational_circuit(n_qubits, n_layers))
             except InvalidInputError as error:
                 circuit_problems.append(str(error))
         problems = self._problems() + circuit_problems

@@ -1,4 +1,4 @@
-"""What QKLSTM and QLSTM share: the LSTM update, time steps, layers, directions, packed sequences and `nn.LSTM`'s contract.
+"""What QKLSTM and QLSTM share: the LSTM update, time steps, layers, directions, packed sequences: `nn.LSTM`'s contract.
 
 A cell says how the four gates' pre-activations come from the input and the hidden state; everything else is here.
 """
@@ -6,6 +6,7 @@ A cell says how the four gates' pre-activations come from the input and the hidd
 from __future__ import annotations
 
 import abc
+import math
 import warnings
 from collections.abc import Callable, Sequence
 
@@ -45,67 +46,58 @@ class GateCell(nn.Module, abc.ABC):
 
         Returns:
             Projected inputs, shape (S, P), and the step: from b rows of them (b, P) and hidden states (b, H) to the
-            pre-activations (b, 4, H) in the order of `GATES`, or (b, 4, 1) where all hidden units share a gate.
+            pre-activations (4, b, H) in the order of `GATES`.
         """
 
     @abc.abstractmethod
     def reset_parameters(self) -> None:
         """Draws the parameters anew."""
 
+    def run(
+        self, inputs: Tensor, batch_sizes: Sequence[int], h0: Tensor, c0: Tensor, reverse: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Runs over all time steps.
+
+        Args:
+            inputs: time steps one after another, longest sequence first, shape (S, D) with S = sum(batch_sizes).
+            batch_sizes: number of sequences that reach each time step; never growing.
+            h0: initial hidden states, shape (B, H).
+            c0: initial cell states, shape (B, H).
+            reverse: from the last time step to the first.
+
+        Returns:
+            Outputs, laid out as the inputs, shape (S, H), and every sequence's last hidden and cell state, (B, H) each.
+        """
+        projected, step = self.begin(inputs)
+        rows = projected.split(list(batch_sizes))
+        outputs: list[Tensor] = [h0] * len(rows)
+        h, c = h0, c0
+        for t in range(len(rows) - 1, -1, -1) if reverse else range(len(rows)):
+            size = batch_sizes[t]
+            if size == len(h0):
+                h, c = lstm_update(step(rows[t], h), c)
+                outputs[t] = h
+            else:  # the other sequences have ended, or begin later
+                new, memory = lstm_update(step(rows[t], h[:size]), c[:size])
+                outputs[t] = new
+                h, c = torch.cat((new, h[size:])), torch.cat((memory, c[size:]))
+        return torch.cat(outputs), h, c
+
 
 def lstm_update(preactivations: Tensor, c: Tensor) -> States:
     """The LSTM update: `c' = f * c + i * g`, `h' = o * tanh(c')`.
 
     Args:
-        preactivations: shape (b, 4, H) or (b, 4, 1), in the order of `GATES`.
+        preactivations: shape (4, b, H), in the order of `GATES`.
         c: cell states, shape (b, H).
 
     Returns:
         New hidden and cell states, shape (b, H) each.
     """
-    switches, candidate = preactivations.split((3, 1), dim=1)
-    forget, write, show = switches.sigmoid().unbind(1)
-    c = torch.addcmul(forget * c, write, candidate.tanh().squeeze(1))
+    switches, candidate = preactivations.split((3, 1))
+    forget, write, show = switches.sigmoid().unbind(0)
+    c = torch.addcmul(forget * c, write, candidate.tanh().squeeze(0))
     return show * c.tanh(), c
-
-
-def run_direction(
-    cell: GateCell, inputs: Tensor, batch_sizes: Sequence[int], h0: Tensor, c0: Tensor, reverse: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """One cell over all time steps.
-
-    Args:
-        cell: the gates.
-        inputs: time steps one after another, longest sequence first, shape (sum(batch_sizes), D).
-        batch_sizes: number of sequences that reach each time step; never growing.
-        h0: initial hidden states, shape (B, H).
-        c0: initial cell states, shape (B, H).
-        reverse: from the last time step to the first.
-
-    Returns:
-        Outputs, laid out as the inputs, shape (sum(batch_sizes), H), and the last states of every sequence, (B, H) each.
-    """
-    projected, step = cell.begin(inputs)
-    rows = projected.split(list(batch_sizes))
-    times = range(len(rows) - 1, -1, -1) if reverse else range(len(rows))
-    first = batch_sizes[times[0]]
-    h, c, active = (h0, c0, first) if first == len(h0) else (h0[:first], c0[:first], first)
-    outputs: list[Tensor] = [h] * len(rows)
-    finished: list[States] = []
-    for t in times:
-        size = batch_sizes[t]
-        if size < active:  # forward: the shortest sequences have ended
-            finished.append((h[size:], c[size:]))
-            h, c = h[:size], c[:size]
-        elif size > active:  # backward: longer sequences end here, that is, they begin
-            h, c = torch.cat((h, h0[active:size])), torch.cat((c, c0[active:size]))
-        active = size
-        h, c = lstm_update(step(rows[t], h), c)
-        outputs[t] = h
-    if finished:
-        parts = [(h, c), *reversed(finished)]
-        h, c = torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
-    return torch.cat(outputs), h, c
 
 
 def whole_number(name: str, value: object, least: int = 1) -> list[str]:
@@ -196,8 +188,8 @@ class GatedRecurrence(nn.Module, abc.ABC):
         """Runs the network over sequences.
 
         Args:
-            input: shape (T, B, input_size); (B, T, input_size) with `batch_first`; (T, input_size) for one sequence without
-                a batch axis; or a `PackedSequence`.
+            input: shape (T, B, input_size); (B, T, input_size) with `batch_first`; (T, input_size) for one sequence
+                without a batch axis; or a `PackedSequence`.
             hx: initial (h_0, c_0), each of shape (num_layers * directions, B, hidden_size), without B for one sequence;
                 None for zeros.
 
@@ -208,29 +200,32 @@ class GatedRecurrence(nn.Module, abc.ABC):
         Raises:
             InvalidInputError: for another shape, dtype or device, or values that are not finite.
         """
-        packed = isinstance(input, PackedSequence)
-        data = input.data if packed else input
-        self._check_input(data, packed)
-        batched = packed or data.dim() == 3
-        order = inverse = None
-        if packed:
-            steps, order, inverse = data, input.sorted_indices, input.unsorted_indices
-            batch_sizes = input.batch_sizes.tolist()
-        else:
-            major = data.transpose(0, 1) if self.batch_first and batched else data if batched else data.unsqueeze(1)
-            batch_sizes = [major.shape[1]] * major.shape[0]
-            steps = major.reshape(-1, self.input_size)
-        h0, c0 = self._initial_states(hx, steps, batch_sizes[0], batched)
+        if isinstance(input, PackedSequence):
+            return self._run_packed(input, hx)
+        if input.dim() not in (2, 3):
+            raise InvalidInputError(f"input has shape {tuple(input.shape)}, expected {self._expected}")
+        self._check_input(input)
+        batched = input.dim() == 3
+        major = input.unsqueeze(1) if not batched else input.transpose(0, 1) if self.batch_first else input
+        n_steps, batch = major.shape[:2]
+        steps = major.reshape(-1, self.input_size)
+        output, h, c = self._layers(steps, [batch] * n_steps, *self._initial_states(hx, steps, batch, batched))
+        if not batched:
+            return output, (h.squeeze(1), c.squeeze(1))
+        padded = output.view(n_steps, batch, -1)
+        return padded.transpose(0, 1) if self.batch_first else padded, (h, c)
+
+    def _run_packed(self, input: PackedSequence, hx: States | None) -> tuple[PackedSequence, States]:
+        steps, sizes, order, inverse = input
+        self._check_input(steps)
+        batch_sizes = sizes.tolist()
+        h0, c0 = self._initial_states(hx, steps, batch_sizes[0], batched=True)
         if order is not None and hx is not None:
             h0, c0 = h0.index_select(1, order), c0.index_select(1, order)
-        steps, h, c = self._layers(steps, batch_sizes, h0, c0)
-        if packed:
-            output: Tensor | PackedSequence = PackedSequence(steps, input.batch_sizes, order, inverse)
-            return output, (h, c) if inverse is None else (h.index_select(1, inverse), c.index_select(1, inverse))
-        if not batched:
-            return steps, (h.squeeze(1), c.squeeze(1))
-        padded = steps.view(len(batch_sizes), batch_sizes[0], -1)
-        return padded.transpose(0, 1) if self.batch_first else padded, (h, c)
+        output, h, c = self._layers(steps, batch_sizes, h0, c0)
+        if inverse is not None:
+            h, c = h.index_select(1, inverse), c.index_select(1, inverse)
+        return PackedSequence(output, sizes, order, inverse), (h, c)
 
     def _layers(
         self, steps: Tensor, batch_sizes: Sequence[int], h0: Tensor, c0: Tensor
@@ -242,7 +237,7 @@ class GatedRecurrence(nn.Module, abc.ABC):
             for direction in range(self._n_directions):
                 index = layer * self._n_directions + direction
                 cell: GateCell = self.cells[index]  # type: ignore[assignment]
-                output, h, c = run_direction(cell, steps, batch_sizes, *initial[index], reverse=direction == 1)
+                output, h, c = cell.run(steps, batch_sizes, *initial[index], reverse=direction == 1)
                 outputs.append(output)
                 last.append((h, c))
             steps = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
@@ -250,25 +245,27 @@ class GatedRecurrence(nn.Module, abc.ABC):
                 steps = F.dropout(steps, self.dropout, self.training)
         return steps, torch.stack([h for h, _ in last]), torch.stack([c for _, c in last])
 
-    def _check_input(self, data: Tensor, packed: bool) -> None:
+    @property
+    def _expected(self) -> str:
         layout = "(B, T, {0})" if self.batch_first else "(T, B, {0})"
-        expected = f"{layout.format(self.input_size)}, or (T, {self.input_size}) for one sequence without a batch axis"
+        return f"{layout.format(self.input_size)}, or (T, {self.input_size}) for one sequence without a batch axis"
+
+    def _check_input(self, data: Tensor) -> None:
         shape = tuple(data.shape)
         weight = next(self.parameters())
         if data.dtype != weight.dtype or data.device != weight.device:
             raise InvalidInputError(
                 f"input is {data.dtype} on {data.device}, the parameters are {weight.dtype} on {weight.device}; "
-                f"convert one of them, for instance input.to(model's dtype) or model.to({data.dtype})"
+                f"convert one of them: input.to({weight.dtype}) or model.to({data.dtype}), and likewise for devices"
             )
-        if not packed and data.dim() not in (2, 3):
-            raise InvalidInputError(f"input has shape {shape}, expected {expected}")
         if data.shape[-1] != self.input_size:
-            raise InvalidInputError(f"input has {data.shape[-1]} features (shape {shape}), expected {expected}")
+            raise InvalidInputError(f"input has {data.shape[-1]} features (shape {shape}), expected {self._expected}")
         if data.numel() == 0:
             raise InvalidInputError(
-                f"input has shape {shape}: there are no time steps or no sequences; expected {expected}"
+                f"input has shape {shape}, without time steps or sequences; expected {self._expected}"
             )
-        if not torch.isfinite(data).all():
+        # A sum costs a third of isfinite().all(), and NaN and infinity always show in it.
+        if not math.isfinite(data.detach().sum()) and not torch.isfinite(data).all():
             place = torch.nonzero(~torch.isfinite(data))[0].tolist()
             raise InvalidInputError(f"input{place} is {data[tuple(place)].item()}, expected finite numbers")
 

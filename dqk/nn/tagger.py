@@ -71,8 +71,8 @@ class SequenceTagger(nn.Module):
 
         Args:
             tokens: token numbers, shape (B, T), padded at the end.
-            lengths: number of tokens of every sequence, shape (B,), each from 1 to T; None if all have T. What follows a
-                sequence's end changes none of its scores.
+            lengths: number of tokens of every sequence, shape (B,), each from 1 to T; None if all have T. What
+                follows a sequence's end changes none of its scores.
 
         Returns:
             Logits, shape (B, T, n_tags); those of padding mean nothing.
@@ -82,16 +82,15 @@ class SequenceTagger(nn.Module):
         """
         if tokens.dim() != 2 or tokens.dtype not in (torch.int64, torch.int32):
             raise InvalidInputError(
-                f"tokens have shape {tuple(tokens.shape)} and dtype {tokens.dtype}, expected whole numbers of shape (B, T)"
+                f"tokens have shape {tuple(tokens.shape)} and dtype {tokens.dtype}, expected integers of shape (B, T)"
             )
         try:
             embedded = self.embedding(tokens)
         except IndexError as error:
-            raise InvalidInputError(
-                f"tokens go from {int(tokens.min())} to {int(tokens.max())}, expected 0 to {self.embedding.num_embeddings - 1}"
-            ) from error
+            found, last = f"{int(tokens.min())} to {int(tokens.max())}", self.embedding.num_embeddings - 1
+            raise InvalidInputError(f"tokens go from {found}, expected 0 to {last}") from error
         if lengths is None:
-            return self.head(self.recurrent(embedded)[0])  # type: ignore[no-any-return]
+            return self.head(self.recurrent(embedded)[0])
         lengths = torch.as_tensor(lengths).cpu()
         n_steps = tokens.shape[1]
         if lengths.shape != tokens.shape[:1] or not bool(((lengths >= 1) & (lengths <= n_steps)).all()):
@@ -100,4 +99,4 @@ class SequenceTagger(nn.Module):
             )
         packed = pack_padded_sequence(embedded, lengths, batch_first=True, enforce_sorted=False)
         output, _ = pad_packed_sequence(self.recurrent(packed)[0], batch_first=True, total_length=n_steps)
-        return self.head(output)  # type: ignore[no-any-return]
+        return self.head(output)
