@@ -33,7 +33,7 @@ from dqk.backends.compiled.passes import (
     start_qubits,
     width,
 )
-from dqk.backends.compiled.program import CRX, CRY, DENSE1, DENSE2, HADAMARD, NO_BIT, RX, RY, RYY, RZ, STAR
+from dqk.backends.compiled.program import CRX, CRY, DENSE1, DENSE2, HADAMARD, NO_BIT, RX, RY, RY2, RYY, RZ, STAR
 from dqk.backends.compiled.simd import load, store
 
 
@@ -151,6 +151,11 @@ def _undo_step(psi, lam, n, row, frames, slots, trig, matrices, low, high, sums_
         star_tables(low, high, n, slots, trig, first, last, ones)
         _undo_star(psi, lam, rows, n, bit, low, high, sums_low, sums_high)
         _star_gradients(gradients, slots, first, last, n, sums_low, sums_high)
+    elif kind == RY2:
+        for slot, target in ((last, other), (first, bit)):
+            c, s = load(trig, slot * w), load(trig, slot * w + h)
+            gradient = _undo_rotation(psi, lam, rows, n, RY, target, NO_BIT, c, s)
+            store(gradients, slot * h, load(gradients, slot * h) + gradient)
     elif kind == HADAMARD:
         hadamard(psi, rows, n, bit, root)
         hadamard(lam, rows, n, bit, root)

@@ -7,10 +7,13 @@ different processors, and a launch of many processes must not compile the same c
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import platform
 import sys
+import threading
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +21,22 @@ import numba
 from numba.core import config
 
 
+@lru_cache(maxsize=1)
 def cache_folder() -> Path:
-    """Where compiled code is kept: `DQK_CACHE_DIR`, else a folder per node in the user's cache folder."""
+    """Where compiled code is kept: in `DQK_CACHE_DIR`, else in a folder per node of the user's cache folder.
+
+    Its name has a digest of these sources: numba compares only the file of an entry point with its cache, not the files of the
+    functions that the entry point calls.
+    """
+    sources = hashlib.sha256(numba.__version__.encode())
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        sources.update(path.read_bytes())
     given = os.environ.get("DQK_CACHE_DIR")
     if given:
-        return Path(given).expanduser()
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "dqk" / f"numba-{numba.__version__}" / (platform.node() or "node")
+        base = Path(given).expanduser()
+    else:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "dqk" / (platform.node() or "node")
+    return base / sources.hexdigest()[:16]
 
 
 @contextlib.contextmanager
@@ -41,16 +53,20 @@ def _numba_cache(folder: Path) -> Iterator[None]:
 class _Announced:
     """A compiled entry point that says so when a call has to compile."""
 
-    told = False
+    told = threading.Event()
+    lock = threading.Lock()
 
     def __init__(self, dispatcher: Any):
         self._dispatcher = dispatcher
 
     def __call__(self, *arguments: Any) -> Any:
         dispatcher = self._dispatcher
-        if not _Announced.told and not dispatcher.overloads and not _is_cached(dispatcher):
-            _Announced.told = True
-            print(f"dqk: compiling for this processor, once (kept in {cache_folder()}) ...", file=sys.stderr, flush=True)
+        if not dispatcher.overloads and not self.told.is_set() and not _is_cached(dispatcher):
+            with self.lock:
+                if not self.told.is_set():
+                    self.told.set()
+                    text = f"dqk: compiling for this processor, once (kept in {cache_folder()}) ..."
+                    print(text, file=sys.stderr, flush=True)
         return dispatcher(*arguments)
 
 

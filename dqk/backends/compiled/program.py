@@ -19,7 +19,7 @@ import numpy as np
 from dqk.circuit import Circuit, Gate, Operand, constant
 
 # Kinds of steps; the compiled passes compare against these numbers.
-RY, RX, HADAMARD, STAR, RXX, RYY, CRY, CRX, DENSE1, DENSE2, RZ = range(11)
+RY, RX, HADAMARD, STAR, RXX, RYY, CRY, CRX, DENSE1, DENSE2, RZ, RY2 = range(12)
 NO_BIT = -1
 _FRAME_GATES = {"x", "cx", "swap"}
 _DIAGONAL = {"rz", "p", "rzz", "cz", "cp", "crz"}
@@ -42,7 +42,7 @@ class Program:
     Attributes:
         n_qubits: number of qubits n.
         steps: (S, 6) int64 rows: kind, bit, second bit, first slot, one past the last slot, frame. Dense steps have the offset
-            of their matrix in place of the first slot.
+            of their matrix in place of the first slot; RY2, two RY in one pass, has the slot of each.
         frames: (F, 2**n) int32: row of the state that holds each logical basis state; the last one is the final order.
         slots: (L, 3) int64 rows: kind of operand (0 constant, 1 data, 2 shared), column, bit of a star's partner or -1.
         factors: (L,) float64: a slot's angle is factor * column, or the factor itself if constant.
@@ -144,6 +144,10 @@ class _Compiler:
             self._step(DENSE1 if len(bits) == 1 else DENSE2, bits, self._matrix(gate), 0)
 
     def _step(self, kind: int, bits: tuple[int, ...], first: int, last: int) -> None:
+        before = self.steps[-1] if self.steps else (NO_BIT,) * 6
+        if kind == before[0] == RY and before[5] == len(self.frames) - 1 and before[1] != bits[0]:
+            self.steps[-1] = (RY2, before[1], bits[0], before[3], first, before[5])
+            return
         self.steps.append((kind, bits[0], bits[1] if len(bits) > 1 else NO_BIT, first, last, len(self.frames) - 1))
         self.frame_is_used = True
 

@@ -1,0 +1,38 @@
+"""Alternating measurements: both sides of a ratio in one process, medians, no side always first."""
+
+from __future__ import annotations
+
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+def alternate(sides: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
+    """Median seconds of each side after one warm-up each; the order turns round every time."""
+    for run in sides.values():
+        run()
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    names = list(sides)
+    for repeat in range(repeats):
+        for name in names if repeat % 2 == 0 else reversed(names):
+            time.sleep(0.05)  # thread pools of the other side stop spinning
+            start = time.perf_counter()
+            sides[name]()
+            seconds[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def machine() -> dict[str, Any]:
+    """What a figure was measured on."""
+    from dqk._resources import cpu_threads
+
+    model = platform.processor()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        pass
+    return {"cpu": model, "threads": cpu_threads(), "python": platform.python_version()}
