@@ -90,7 +90,9 @@ def pennylane_lightning(n: int) -> Callable[[np.ndarray], np.ndarray]:
         qml.adjoint(encode)(y)
         return qml.probs(wires=range(n))
 
-    return lambda x: np.asarray(qml.kernels.square_kernel_matrix(x, lambda a, b: overlap(a, b)[0], assume_normalized_kernel=True))
+    return lambda x: np.asarray(
+        qml.kernels.square_kernel_matrix(x, lambda a, b: overlap(a, b)[0], assume_normalized_kernel=True)
+    )
 
 
 def peers(repeats: int) -> list[dict[str, Any]]:
@@ -122,7 +124,14 @@ def peers(repeats: int) -> list[dict[str, Any]]:
             seconds, own = both["peer"], both["dqk"]
         label = f"{name} (scaled from {few} samples)" if scaled else name
         rows.append(
-            {"peer": label, "peer_s": seconds, "dqk_s": own, "ratio": seconds / own, "goal": needed, "max_difference": difference}
+            {
+                "peer": label,
+                "peer_s": seconds,
+                "dqk_s": own,
+                "ratio": seconds / own,
+                "goal": needed,
+                "max_difference": difference,
+            }
         )
     return rows
 
@@ -147,7 +156,14 @@ def against_product(repeats: int) -> list[dict[str, Any]]:
         difference = float(np.abs(np.abs(product[lower]) ** 2 - kernel(x)[lower]).max())
         ratio = seconds["dqk"] / seconds["zherk"]
         rows.append(
-            {"n": n, "N": count, **{f"{k}_s": v for k, v in seconds.items()}, "ratio": ratio, "goal": most, "max_difference": difference}
+            {
+                "n": n,
+                "N": count,
+                **{f"{k}_s": v for k, v in seconds.items()},
+                "ratio": ratio,
+                "goal": most,
+                "max_difference": difference,
+            }
         )
     return rows
 
@@ -168,7 +184,16 @@ def gradients(repeats: int) -> list[dict[str, Any]]:
             repeats,
         )
         ratio = seconds["backward"] / seconds["forward"]
-        rows.append({"map": feature_map.name, "n": 10, "N": count, **{f"{k}_s": v for k, v in seconds.items()}, "ratio": ratio, "goal": 4})
+        rows.append(
+            {
+                "map": feature_map.name,
+                "n": 10,
+                "N": count,
+                **{f"{k}_s": v for k, v in seconds.items()},
+                "ratio": ratio,
+                "goal": 4,
+            }
+        )
     return rows
 
 
@@ -188,7 +213,9 @@ def first_use() -> list[dict[str, Any]]:
         environment = {**os.environ, "DQK_CACHE_DIR": folder}
         seconds = []
         for _ in range(2):
-            done = subprocess.run([sys.executable, "-c", _FIRST_USE], env=environment, capture_output=True, text=True, check=True)
+            done = subprocess.run(
+                [sys.executable, "-c", _FIRST_USE], env=environment, capture_output=True, text=True, check=True
+            )
             seconds.append(float(done.stdout))
     return [{"first_s": seconds[0], "goal_first": 20, "later_s": seconds[1], "goal_later": 1}]
 
