@@ -76,7 +76,8 @@ def test_float32_stays_float32_and_close(backend, product, seed):
 
 
 _PENNYLANE = {
-    "h": qml.Hadamard, "x": qml.PauliX, "cx": qml.CNOT, "cz": qml.CZ, "swap": qml.SWAP, "rx": qml.RX, "ry": qml.RY, "rz": qml.RZ,
+    "h": qml.Hadamard, "x": qml.PauliX, "cx": qml.CNOT, "cz": qml.CZ, "swap": qml.SWAP,
+    "rx": qml.RX, "ry": qml.RY, "rz": qml.RZ,
     "p": qml.PhaseShift, "cp": qml.ControlledPhaseShift, "rxx": qml.IsingXX, "ryy": qml.IsingYY, "rzz": qml.IsingZZ,
     "crx": qml.CRX, "cry": qml.CRY, "crz": qml.CRZ,
 }  # fmt: skip
