@@ -1,0 +1,101 @@
+"""Every shipped law over every named case, and the law that no class or feature map is without a case."""
+
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Iterator
+
+import pytest
+
+import dqk.backends
+import dqk.kernels
+import dqk.testing
+from dqk.backends import Backend
+from dqk.circuit import simplify_for_fidelity
+from dqk.errors import UnsupportedError
+from dqk.kernels import Kernel, feature_maps
+from dqk.testing import BACKEND_LAWS, KERNEL_LAWS, Law, check_backend, check_kernel
+from tests.cases import BACKENDS, CIRCUITS, FEATURE_MAPS, KERNELS
+
+
+def supported(backend: str, circuit: str) -> bool:
+    """Whether a backend has to run a case: all of them do, but MPS has bond dimension 1."""
+    return backend != "mps" or simplify_for_fidelity(CIRCUITS[circuit]).circuit.is_product
+
+
+def law_id(law: Law) -> str:
+    return law.name
+
+
+@pytest.mark.parametrize("law", BACKEND_LAWS, ids=law_id)
+@pytest.mark.parametrize(
+    ("backend", "circuit"), [pair for pair in ((b, c) for b in BACKENDS for c in CIRCUITS) if supported(*pair)]
+)
+def test_backend(backend: str, circuit: str, law: Law) -> None:
+    assert law.applies(BACKENDS[backend]), f"{backend} is exact, differentiable, gives expectations and encodes"
+    law(BACKENDS[backend], CIRCUITS[circuit])
+
+
+@pytest.mark.parametrize(
+    ("backend", "circuit"), [pair for pair in ((b, c) for b in BACKENDS for c in CIRCUITS) if not supported(*pair)]
+)
+def test_backend_refuses(backend: str, circuit: str) -> None:
+    kept = simplify_for_fidelity(CIRCUITS[circuit]).circuit
+    with pytest.raises(UnsupportedError, match="use backend='statevector' or 'auto'"):
+        BACKENDS[backend].check_supported(kept)
+
+
+@pytest.mark.parametrize("law", KERNEL_LAWS, ids=law_id)
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_kernel(kernel: str, law: Law) -> None:
+    subject = KERNELS[kernel]()
+    if law.applies(subject):
+        law(subject)
+    else:
+        assert law.name in ("growing_keeps_full_tiles", "threads_do_not_matter")
+        assert kernel.startswith("ProjectedKernel")
+
+
+def concrete_classes(package, base: type) -> Iterator[type]:
+    """Public classes of a package that derive from `base` and can be instantiated."""
+    for info in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
+        module = importlib.import_module(info.name)
+        for name, value in vars(module).items():
+            if inspect.isclass(value) and issubclass(value, base) and not inspect.isabstract(value):
+                if value.__module__ == info.name and not name.startswith("_"):
+                    yield value
+
+
+def test_every_backend_has_an_entry_point_and_so_a_case() -> None:
+    missing = set(concrete_classes(dqk.backends, Backend)) - {type(backend) for backend in BACKENDS.values()}
+    assert not missing, f"no entry point for {missing}"
+    assert all(backend.name == name for name, backend in BACKENDS.items())
+
+
+def test_every_kernel_has_a_case() -> None:
+    classes = set(concrete_classes(dqk.kernels, Kernel))
+    assert classes, "no kernel found"
+    assert classes <= {type(build()) for build in KERNELS.values()}
+
+
+def test_every_feature_map_has_a_case() -> None:
+    public = {
+        name
+        for name, value in vars(feature_maps).items()
+        if inspect.isfunction(value) and value.__module__ == feature_maps.__name__ and not name.startswith("_")
+    }
+    assert {value.__name__ for value in feature_maps.FEATURE_MAPS.values()} <= public
+    assert public <= {name.partition("-")[0] for name in FEATURE_MAPS}
+
+
+def test_every_gate_has_a_case() -> None:
+    used = {gate.name for circuit in CIRCUITS.values() for gate in circuit.gates}
+    assert used == {*dqk.circuit.GATES, "unitary"}
+
+
+def test_check_backend_runs_every_law_of_an_exact_backend() -> None:
+    assert check_backend(BACKENDS["reference"], CIRCUITS["bsp_feature_map-2"]) == [law.name for law in BACKEND_LAWS]
+
+
+def test_check_kernel_runs_every_law_that_binds() -> None:
+    assert check_kernel(KERNELS["FidelityKernel-bsp_feature_map-2"]()) == [law.name for law in KERNEL_LAWS]
