@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import operator
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -36,12 +37,12 @@ class Operand:
     @property
     def negated(self) -> Operand:
         """The operand of the inverse rotation."""
-        return replace(self, value=-self.value)
+        return replace(self, value=0.0 - self.value)  # not -0.0: equal circuits have equal JSON
 
 
 def constant(angle: float) -> Operand:
     """A fixed angle in radians."""
-    return Operand("constant", float(angle))
+    return Operand("constant", float(angle) + 0.0)
 
 
 def data(column: int) -> Operand:
@@ -69,6 +70,10 @@ class Gate:
     wires: tuple[int, ...]
     operand: Operand | None = None
     matrix: Matrix | None = None
+
+    def __post_init__(self) -> None:
+        # NumPy's integers would not be JSON.
+        object.__setattr__(self, "wires", tuple(int(operator.index(wire)) for wire in self.wires))
 
     @property
     def is_data(self) -> bool:
@@ -110,11 +115,14 @@ class Gate:
 
 def unitary(matrix: Any, *wires: int) -> Gate:
     """A constant one- or two-qubit unitary, given by its matrix of shape (2, 2) or (4, 4)."""
-    return Gate("unitary", tuple(wires), matrix=_freeze(np.asarray(matrix, dtype=complex)))
+    try:
+        return Gate("unitary", tuple(wires), matrix=_freeze(np.asarray(matrix, dtype=complex)))
+    except (TypeError, ValueError) as error:
+        raise InvalidInputError(f"not a matrix on wires {wires}: {error}") from error
 
 
 def _freeze(matrix: np.ndarray) -> Matrix:
-    return tuple(tuple(complex(value) for value in row) for row in matrix)
+    return tuple(tuple(complex(value) + 0.0 for value in row) for row in matrix)
 
 
 @dataclass(frozen=True)
@@ -143,7 +151,17 @@ class Circuit:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "gates", tuple(self.gates))
-        problems = [f"n_qubits is {self.n_qubits}, expected at least 1"] if self.n_qubits < 1 else []
+        problems = [
+            f"{name} is {value!r}, expected a whole number of at least {least}"
+            for name, value, least in (
+                ("n_qubits", self.n_qubits, 1),
+                ("n_data", self.n_data, 0),
+                ("n_shared", self.n_shared, 0),
+            )
+            if not isinstance(value, int) or value < least
+        ]
+        if problems:
+            raise InvalidInputError("not a circuit: " + "; ".join(problems))
         for kind, count in (("data", self.n_data), ("shared", self.n_shared)):
             seen: set[int] = set()
             for gate in self.gates:
@@ -201,8 +219,8 @@ class Circuit:
     def compute_uncompute(self) -> Circuit:
         """U(x) then U(y)^dagger: its probability of |0...0> is the fidelity kernel k(x, y).
 
-        Columns of y follow those of x. Shared columns occur twice, so their gradients add by the chain rule (shifting both at
-        once would be wrong, field notes on arXiv 2411.13225 eq. 9-10).
+        Columns of y follow those of x. Shared columns occur twice, so that their gradients add by the chain rule;
+        shifting both occurrences at once, as arXiv 2411.13225 eq. (9) and (10) read literally, would be wrong.
         """
         return self.then(self.inverse())
 
@@ -239,7 +257,9 @@ class Circuit:
         try:
             gates = tuple(_gate_from_list(row) for row in document["gates"])
             return cls(document["n_qubits"], gates, document["n_data"], document["n_shared"])
-        except (KeyError, TypeError, IndexError) as error:
+        except InvalidInputError:
+            raise
+        except (KeyError, TypeError, IndexError, ValueError) as error:
             raise InvalidInputError(f"not a circuit document: {error!r}") from error
 
     def to_json(self) -> str:
@@ -277,6 +297,9 @@ def _gate_problems(gate: Gate, n_qubits: int) -> Iterable[str]:
         return
     if any(not 0 <= wire < n_qubits for wire in gate.wires) or len(set(gate.wires)) != len(gate.wires):
         yield f"{gate.name} on wires {gate.wires}, expected distinct wires from 0 to {n_qubits - 1}"
+    if (gate.name == "unitary") != (gate.matrix is not None) or (gate.matrix is not None and gate.operand is not None):
+        yield f"{gate.name}: a unitary has a matrix and no angle, other gates have no matrix"
+        return
     if gate.name == "unitary":
         yield from _matrix_problems(gate)
         return
@@ -286,7 +309,9 @@ def _gate_problems(gate: Gate, n_qubits: int) -> Iterable[str]:
     if spec.has_angle != (gate.operand is not None):
         yield f"{gate.name} {'needs an angle' if spec.has_angle else 'takes no angle'}"
     if gate.operand is not None:
-        if not math.isfinite(gate.operand.value):
+        if gate.operand.kind not in ("constant", "data", "shared"):
+            yield str(unknown_name("kind of operand", gate.operand.kind, ["constant", "data", "shared"]))
+        elif not math.isfinite(gate.operand.value):
             yield f"{gate.name} has the angle {gate.operand.value}, expected a finite number of radians"
         elif gate.operand.kind != "constant" and abs(gate.operand.value) != 1:
             yield f"{gate.name} takes its column times {gate.operand.value}, expected +1 or -1"
@@ -294,7 +319,7 @@ def _gate_problems(gate: Gate, n_qubits: int) -> Iterable[str]:
 
 def _matrix_problems(gate: Gate) -> Iterable[str]:
     side = 2 ** len(gate.wires)
-    shape = (len(gate.matrix), len(gate.matrix[0])) if gate.matrix else ()
+    shape = np.array(gate.matrix, dtype=complex).shape
     if len(gate.wires) not in (1, 2) or shape != (side, side):
         yield f"unitary of shape {shape} on {len(gate.wires)} wires, expected (2, 2) on one wire or (4, 4) on two"
         return
@@ -315,4 +340,6 @@ def _gate_from_list(row: Sequence[Any]) -> Gate:
     wires = tuple(row[1])
     if row[0] == "unitary":
         return unitary([[complex(*value) for value in line] for line in row[2]], *wires)
-    return Gate(row[0], wires, Operand(row[2], row[3], row[4]) if len(row) == 5 else None)
+    if len(row) not in (2, 5):
+        raise InvalidInputError(f"not a circuit document: {row} has {len(row)} entries, expected 2 or 5")
+    return Gate(row[0], wires, Operand(row[2], float(row[3]), operator.index(row[4])) if len(row) == 5 else None)
