@@ -15,10 +15,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from dqk.backends import EncodingBackend
 from dqk.circuit import Circuit
+from dqk.errors import UnsupportedError
 
 
 @dataclass(frozen=True)
@@ -127,8 +127,10 @@ class _Fused(torch.autograd.Function):
         return torch.cat(outputs), h_all, c_all
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, d_outputs: Tensor, d_h_all: Tensor, d_c_all: Tensor):
+        # Torch's once_differentiable lets constant cotangents pass, and what it returns would count as constant.
+        if torch.is_grad_enabled():
+            raise UnsupportedError("a QK-LSTM has first derivatives only; leave out create_graph=True")
         plan, records, prepared = ctx.plan, ctx.records, ctx.prepared
         backend, circuit, (hidden, alpha, encoded, shared) = plan.backend, plan.circuit, ctx.saved_tensors
         d_rows = list(d_outputs.split(list(plan.batch_sizes)))

@@ -165,7 +165,7 @@ class GatedRecurrence(nn.Module, abc.ABC):
         """One cell per layer and direction; `make_cell` takes the layer's input size."""
         if self.dropout and self.num_layers == 1:
             warnings.warn(
-                f"dropout={self.dropout} has no effect with num_layers=1: dropout acts between layers", stacklevel=4
+                f"dropout={self.dropout} has no effect with num_layers=1: dropout acts between layers", stacklevel=3
             )
         sizes = [size for size in self._layer_input_sizes() for _ in range(self._n_directions)]
         self.cells = nn.ModuleList(make_cell(size) for size in sizes)

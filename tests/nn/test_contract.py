@@ -1,0 +1,348 @@
+"""What QKLSTM and QLSTM share with nn.LSTM: signature, shapes, packing, layers, directions, state dict, errors."""
+
+import copy
+import inspect
+import io
+from collections.abc import Callable
+from itertools import product
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pack_sequence, pad_packed_sequence
+
+from dqk import QKLSTM, QLSTM
+from dqk.errors import DQKError, InvalidInputError
+from dqk.kernels.feature_maps import reuploading_feature_map
+
+Network = QKLSTM | QLSTM
+
+
+def qklstm(*args: Any, **options: Any) -> QKLSTM:
+    return QKLSTM(*args, n_qubits=2, n_references=2, **options)
+
+
+def qklstm_circuit(*args: Any, **options: Any) -> QKLSTM:
+    trainable = reuploading_feature_map(2, 1, trainable="rotations")
+    return QKLSTM(*args, n_references=2, gate_kernel="circuit", feature_map=trainable, **options)
+
+
+def qlstm(*args: Any, **options: Any) -> QLSTM:
+    return QLSTM(*args, n_qubits=2, **options)
+
+
+NETWORKS: dict[str, Callable[..., Network]] = {f.__name__: f for f in (qklstm, qklstm_circuit, qlstm)}
+per_network = pytest.mark.parametrize("make", NETWORKS.values(), ids=NETWORKS)
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    torch.manual_seed(0)
+
+
+def close(found: Tensor, expected: Tensor) -> None:
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("network", [QKLSTM, QLSTM])
+def test_signature_begins_like_nn_lstm(network: type[Network]) -> None:
+    parameters = list(inspect.signature(network).parameters.values())
+    expected = {
+        "input_size": inspect.Parameter.empty,
+        "hidden_size": inspect.Parameter.empty,
+        "num_layers": 1,
+        "bias": True,
+        "batch_first": False,
+        "dropout": 0.0,
+        "bidirectional": False,
+    }
+    assert {p.name: p.default for p in parameters[: len(expected)]} == expected
+    assert all(p.kind is p.KEYWORD_ONLY for p in parameters[len(expected) :])
+    assert list(inspect.signature(network.forward).parameters) == ["self", "input", "hx"]
+
+
+OPTIONS = [
+    {"num_layers": layers, "bidirectional": two, "batch_first": first}
+    for layers, two, first in product((1, 2), (False, True), (False, True))
+]
+
+
+@pytest.mark.parametrize("kind", ["padded", "single", "packed", "packed_unsorted"])
+@pytest.mark.parametrize("with_states", [False, True])
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@per_network
+def test_shapes_equal_nn_lstm(make: Callable[..., Network], options: dict, with_states: bool, kind: str) -> None:
+    count = options["num_layers"] * (2 if options["bidirectional"] else 1)
+    batch = () if kind == "single" else (3,)
+    x: Tensor | PackedSequence = torch.randn(3, 4, 3) if options["batch_first"] else torch.randn(4, 3, 3)
+    if kind == "single":
+        x = torch.randn(4, 3)
+    elif kind.startswith("packed"):
+        lengths = torch.tensor([4, 2, 1] if kind == "packed" else [2, 4, 1])
+        x = pack_padded_sequence(x, lengths, options["batch_first"], enforce_sorted=kind == "packed")
+    hx = (torch.zeros(count, *batch, 2), torch.zeros(count, *batch, 2)) if with_states else None
+    ours, theirs = make(3, 2, **options)(x, hx), nn.LSTM(3, 2, **options)(x, hx)
+    assert ours[1][0].shape == theirs[1][0].shape and ours[1][1].shape == theirs[1][1].shape
+    if isinstance(theirs[0], PackedSequence):
+        assert isinstance(ours[0], PackedSequence)
+        assert ours[0].data.shape == theirs[0].data.shape
+        for found, expected in zip(ours[0][1:], theirs[0][1:], strict=True):
+            assert found is expected or torch.equal(found, expected)
+    else:
+        assert ours[0].shape == theirs[0].shape
+
+
+@pytest.mark.parametrize("enforce_sorted", [True, False])
+@pytest.mark.parametrize("bidirectional", [False, True])
+@per_network
+def test_packed_equals_each_sequence_alone(
+    make: Callable[..., Network], bidirectional: bool, enforce_sorted: bool
+) -> None:
+    network = make(3, 2, num_layers=2, bidirectional=bidirectional, dtype=torch.float64)
+    lengths = [5, 3, 3, 1] if enforce_sorted else [3, 1, 5, 3]
+    sequences = [torch.randn(length, 3, dtype=torch.float64) for length in lengths]
+    h, c = torch.randn(2, 2 * (2 if bidirectional else 1), 4, 2, dtype=torch.float64)
+    with torch.no_grad():
+        output, (h_n, c_n) = network(pack_sequence(sequences, enforce_sorted), (h, c))
+        padded, found_lengths = pad_packed_sequence(output)
+        assert found_lengths.tolist() == lengths
+        for b, sequence in enumerate(sequences):
+            alone, (h_alone, c_alone) = network(sequence, (h[:, b], c[:, b]))
+            close(padded[: lengths[b], b], alone)
+            close(h_n[:, b], h_alone)
+            close(c_n[:, b], c_alone)
+
+
+@given(lengths=st.lists(st.integers(1, 6), min_size=1, max_size=5), data=st.data())
+def test_packed_equals_each_sequence_alone_for_all_lengths(lengths: list[int], data: st.DataObject) -> None:
+    name = data.draw(st.sampled_from(sorted(NETWORKS)))
+    network = NETWORKS[name](3, 2, bidirectional=True, dtype=torch.float64)
+    sequences = [torch.randn(length, 3, dtype=torch.float64) for length in lengths]
+    with torch.no_grad():
+        packed, (h_n, _) = network(pack_sequence(sequences, enforce_sorted=False))
+        padded, _ = pad_packed_sequence(packed)
+        for b, sequence in enumerate(sequences):
+            alone, (h_alone, _) = network(sequence)
+            close(padded[: lengths[b], b], alone)
+            close(h_n[:, b], h_alone)
+
+
+@per_network
+def test_unbatched_equals_a_batch_of_one_and_batches_are_independent(make: Callable[..., Network]) -> None:
+    network, x = make(3, 2, dtype=torch.float64), torch.randn(4, 3, 3, dtype=torch.float64)
+    with torch.no_grad():
+        output, (h_n, c_n) = network(x)
+        for b in range(3):
+            alone, (h_alone, c_alone) = network(x[:, b])
+            close(output[:, b], alone)
+            close(h_n[:, b], h_alone)
+            close(c_n[:, b], c_alone)
+
+
+@per_network
+def test_batch_first_transposes(make: Callable[..., Network]) -> None:
+    network, x = make(3, 2, batch_first=True, dtype=torch.float64), torch.randn(2, 4, 3, dtype=torch.float64)
+    with torch.no_grad():
+        first = network(x)[0]
+        network.batch_first = False
+        close(first, network(x.transpose(0, 1))[0].transpose(0, 1))
+
+
+@per_network
+def test_sequence_can_be_cut_where_the_states_are_handed_on(make: Callable[..., Network]) -> None:
+    network, x = make(3, 2, num_layers=2, dtype=torch.float64), torch.randn(5, 2, 3, dtype=torch.float64)
+    with torch.no_grad():
+        whole, (h, c) = network(x)
+        begin, between = network(x[:2])
+        end, (h_end, c_end) = network(x[2:], between)
+    close(whole, torch.cat([begin, end]))
+    close(h, h_end)
+    close(c, c_end)
+
+
+@per_network
+def test_layers_and_directions_equal_manual_composition(make: Callable[..., Network]) -> None:
+    deep = make(3, 2, num_layers=2, bidirectional=True, dtype=torch.float64)
+    x = torch.randn(4, 3, 3, dtype=torch.float64)
+    h, c = torch.randn(2, 4, 3, 2, dtype=torch.float64)
+    with torch.no_grad():
+        output, (h_n, c_n) = deep(x, (h, c))
+        below, index = x, 0
+        for size in (3, 4):
+            outputs = []
+            for reverse in (False, True):
+                flat = make(size, 2, dtype=torch.float64)
+                flat.cells[0].load_state_dict(deep.cells[index].state_dict())
+                state = (h[index, None], c[index, None])
+                result, (h_last, c_last) = flat(below.flip(0) if reverse else below, state)
+                outputs.append(result.flip(0) if reverse else result)
+                close(h_n[index], h_last[0])
+                close(c_n[index], c_last[0])
+                index += 1
+            below = torch.cat(outputs, dim=2)
+    close(output, below)
+
+
+@per_network
+def test_dropout_acts_between_layers_in_training_only(make: Callable[..., Network]) -> None:
+    network, x = make(3, 2, num_layers=2, dropout=0.5), torch.randn(6, 4, 3)
+    assert not torch.equal(network(x)[0], network(x)[0])
+    network.eval()
+    assert torch.equal(network(x)[0], network(x)[0])
+    certain = make(3, 2, num_layers=2, dropout=1.0)
+    without = certain.cells[1].run(torch.zeros(24, 2), [4] * 6, torch.zeros(4, 2), torch.zeros(4, 2), reverse=False)[0]
+    torch.testing.assert_close(certain(x)[0], without.view(6, 4, 2))
+
+
+@per_network
+def test_dropout_with_one_layer_warns_here(make: Callable[..., Network]) -> None:
+    with pytest.warns(UserWarning, match="dropout=0.5 has no effect with num_layers=1"):
+        make(3, 2, dropout=0.5)
+
+
+def test_warning_names_the_line_that_builds_the_network() -> None:
+    with pytest.warns(UserWarning) as caught:
+        QKLSTM(3, 2, dropout=0.5)
+        QLSTM(3, 2, dropout=0.5)
+    assert [warning.filename for warning in caught] == [__file__, __file__]
+
+
+@per_network
+def test_state_dict_round_trip(make: Callable[..., Network]) -> None:
+    options: dict[str, Any] = {"num_layers": 2, "bidirectional": True}
+    one, other = make(3, 2, **options), make(3, 2, **options)
+    x = torch.randn(4, 2, 3)
+    assert not torch.equal(one(x)[0], other(x)[0])
+    file = io.BytesIO()
+    torch.save(one.state_dict(), file)
+    file.seek(0)
+    other.load_state_dict(torch.load(file, weights_only=True))
+    assert torch.equal(one(x)[0], other(x)[0])
+    assert torch.equal(one(x)[0], copy.deepcopy(one)(x)[0])
+
+
+@per_network
+def test_whole_module_can_be_pickled(make: Callable[..., Network]) -> None:
+    network, x, file = make(3, 2), torch.randn(4, 2, 3), io.BytesIO()
+    network(x)
+    torch.save(network, file)
+    file.seek(0)
+    assert torch.equal(network(x)[0], torch.load(file, weights_only=False)(x)[0])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@per_network
+def test_dtype_is_kept_and_can_be_changed(make: Callable[..., Network], dtype: torch.dtype) -> None:
+    x = torch.randn(4, 2, 3, dtype=dtype)
+    for network in (make(3, 2, dtype=dtype), make(3, 2).to(dtype)):
+        output, (h, c) = network(x)
+        assert output.dtype == h.dtype == c.dtype == dtype
+        output.sum().backward()
+        assert all(p.grad is not None and p.grad.dtype == dtype for p in network.parameters())
+
+
+@per_network
+def test_float32_agrees_with_float64(make: Callable[..., Network]) -> None:
+    network, x = make(3, 2), torch.randn(4, 2, 3)
+    single = network(x)[0]
+    torch.testing.assert_close(single.double(), network.double()(x.double())[0], rtol=1e-4, atol=1e-5)
+
+
+@per_network
+def test_same_seed_same_network_and_reset_draws_anew(make: Callable[..., Network]) -> None:
+    x = torch.randn(4, 2, 3)
+    torch.manual_seed(7)
+    one = make(3, 2)
+    torch.manual_seed(7)
+    other = make(3, 2)
+    before = one(x)[0]
+    assert torch.equal(before, other(x)[0])
+    one.reset_parameters()
+    assert not torch.equal(before, one(x)[0])
+    one.flatten_parameters()
+
+
+@per_network
+def test_gradients_reach_the_initial_states(make: Callable[..., Network]) -> None:
+    h, c = (torch.zeros(1, 2, 2, requires_grad=True) for _ in range(2))
+    make(3, 2)(torch.randn(3, 2, 3), (h, c))[0].sum().backward()
+    assert h.grad is not None and c.grad is not None and h.grad.abs().min() > 0 and c.grad.abs().min() > 0
+
+
+@per_network
+def test_repr_shows_what_was_chosen(make: Callable[..., Network]) -> None:
+    text = repr(make(3, 2, num_layers=2, batch_first=True))
+    assert "3, 2, num_layers=2, batch_first=True" in text and "n_qubits=2" in text
+
+
+def _ones(*shape: int) -> tuple[Tensor, Tensor]:
+    return torch.ones(shape), torch.ones(shape)
+
+
+BAD_INPUTS: dict[str, tuple[Any, Any, str]] = {
+    "features": (torch.ones(4, 2, 5), None, r"input has 5 features \(shape \(4, 2, 5\)\), expected \(T, B, 3\)"),
+    "dimensions": (torch.ones(4), None, r"input has shape \(4,\), expected \(T, B, 3\)"),
+    "four dimensions": (torch.ones(1, 4, 2, 3), None, r"input has shape \(1, 4, 2, 3\), expected"),
+    "dtype": (torch.ones(4, 2, 3).double(), None, "input is torch.float64 .* the parameters are torch.float32"),
+    "integers": (torch.ones(4, 2, 3).long(), None, "input is torch.int64"),
+    "no steps": (torch.ones(0, 2, 3), None, "without time steps or sequences"),
+    "no sequences": (torch.ones(4, 0, 3), None, "without time steps or sequences"),
+    "nan": (torch.tensor([[0.0, 1, 2], [0, float("nan"), 2]]), None, r"input\[1, 1\] is nan, expected finite"),
+    "infinity": (torch.tensor([[0.0, 1, -float("inf")]]), None, r"input\[0, 2\] is -inf, expected finite"),
+    "packed features": (pack_sequence([torch.ones(4, 5)]), None, "input has 5 features"),
+    "state shape": (torch.ones(4, 2, 3), _ones(1, 3, 2), r"h_0 has shape \(1, 3, 2\), expected \(1, 2, 2\)"),
+    "state for one": (
+        torch.ones(4, 3),
+        _ones(1, 1, 2),
+        r"h_0 has shape \(1, 1, 2\), expected \(1, 2\).*single sequence",
+    ),
+    "one state": (torch.ones(4, 2, 3), torch.ones(1, 2, 2), r"hx is a Tensor, expected a pair \(h_0, c_0\)"),
+    "c_0": (torch.ones(4, 2, 3), (torch.ones(1, 2, 2), torch.ones(1, 2, 1)), "c_0 has shape"),
+    "state dtype": (torch.ones(4, 2, 3), (torch.ones(1, 2, 2).double(), torch.ones(1, 2, 2)), "h_0 is torch.float64"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_INPUTS)
+@per_network
+def test_bad_input_is_refused_with_its_place(make: Callable[..., Network], case: str) -> None:
+    x, hx, message = BAD_INPUTS[case]
+    with pytest.raises(InvalidInputError, match=message):
+        make(3, 2)(x, hx)
+
+
+def test_large_values_are_no_infinities() -> None:
+    assert qklstm(3, 2)(torch.full((2, 2, 3), 3e38))[0].shape == (2, 2, 2)
+
+
+BAD_SIZES = [
+    ({"input_size": 0}, "input_size is 0, expected a whole number of at least 1"),
+    ({"hidden_size": 2.5}, "hidden_size is 2.5"),
+    ({"num_layers": 0}, "num_layers is 0"),
+    ({"bias": 1}, "bias is 1, expected True or False"),
+    ({"batch_first": "yes"}, "batch_first is 'yes'"),
+    ({"bidirectional": None}, "bidirectional is None"),
+    ({"dropout": 1.5}, "dropout is 1.5, expected a probability from 0 to 1"),
+    ({"dropout": True}, "dropout is True"),
+    ({"n_qubits": 0}, "n_qubits is 0"),
+    ({"backend": "statevectr"}, "unknown backend 'statevectr'; did you mean 'statevector'"),
+    ({"backend": 3}, "backend is 3, expected a name"),
+]
+
+
+@pytest.mark.parametrize(("options", "message"), BAD_SIZES, ids=str)
+@pytest.mark.parametrize("network", [QKLSTM, QLSTM])
+def test_bad_arguments_are_refused(network: type[Network], options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidInputError, match=message):
+        network(**{"input_size": 3, "hidden_size": 2, **options})
+
+
+@pytest.mark.parametrize("network", [QKLSTM, QLSTM])
+def test_all_mistakes_come_at_once(network: type[Network]) -> None:
+    with pytest.raises(InvalidInputError) as caught:
+        network(0, -1, 0, n_qubits=0, dropout=2.0, bias="no")  # type: ignore[arg-type]
+    for name in ("input_size", "hidden_size", "num_layers", "n_qubits", "dropout", "bias"):
+        assert f"{name} is" in str(caught.value)
+    assert isinstance(caught.value, DQKError)

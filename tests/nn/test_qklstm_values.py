@@ -1,0 +1,221 @@
+"""The numbers: against equation (3) in PennyLane, against finite differences, and fused against composed."""
+
+import pytest
+import torch
+from torch import Tensor
+from torch.func import functional_call
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
+
+from dqk import QKLSTM
+from dqk.backends import EncodingBackend
+from dqk.backends.reference import ReferenceBackend
+from dqk.circuit import Circuit
+from dqk.nn.recurrent import GATES
+from tests.nn.oracle import qk_lstm
+from tests.nn.variants import HIDDEN, INPUT, VARIANTS, build
+
+per_variant = pytest.mark.parametrize("name", VARIANTS)
+
+
+def states(batch: int, layers: int = 1, seed: int = 1) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    h, c = torch.randn(2, layers, batch, HIDDEN, dtype=torch.float64, generator=generator)
+    return h.tanh(), c
+
+
+def samples(n_steps: int, batch: int, seed: int = 2) -> Tensor:
+    return torch.randn(n_steps, batch, INPUT, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("backend", ["reference", "auto"])
+@per_variant
+def test_forward_equals_equation_3_in_pennylane(name: str, backend: str) -> None:
+    map_name, options = VARIANTS[name]
+    lstm = build(name, **({} if "backend" in options else {"backend": backend}))
+    cell = lstm.cells[0]
+    weights = {key: value.numpy() for key, value in cell.state_dict().items()}
+    x, (h, c) = samples(3, 2), states(2)
+    with torch.no_grad():
+        output, (h_n, c_n) = lstm(x, (h, c))
+    for b in range(2):
+        expected = qk_lstm(
+            weights,
+            x[:, b].numpy(),
+            h[0, b].numpy(),
+            c[0, b].numpy(),
+            map_name,
+            cell.feature_map.n_qubits,
+            cell.kernel_scale,
+            cell.feature_map.bandwidth,
+        )
+        for found, wanted in zip((output[:, b], h_n[0, b], c_n[0, b]), expected, strict=True):
+            torch.testing.assert_close(found, torch.from_numpy(wanted), rtol=1e-11, atol=1e-12)
+
+
+def as_function(lstm: QKLSTM, names: list[str]):
+    def run(x: Tensor, h: Tensor, c: Tensor, *values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        output, (h_n, c_n) = functional_call(lstm, dict(zip(names, values, strict=True)), (x, (h, c)))
+        return output, h_n, c_n
+
+    return run
+
+
+@per_variant
+def test_gradients_equal_finite_differences(name: str) -> None:
+    lstm = build(name)
+    names = [key for key, _ in lstm.named_parameters()]
+    inputs = [samples(3, 2), *states(2), *(value.detach().clone() for value in lstm.parameters())]
+    for value in inputs:
+        value.requires_grad_()
+    assert torch.autograd.gradcheck(as_function(lstm, names), inputs, fast_mode=name not in ("default", "circuit"))
+
+
+@pytest.mark.parametrize("name", ["default", "shared_kernel", "projection", "zz"])
+def test_gradients_of_packed_bidirectional_layers(name: str) -> None:
+    lstm = build(name, num_layers=2, bidirectional=True)
+    names = [key for key, _ in lstm.named_parameters()]
+    lengths = torch.tensor([1, 3, 2])
+
+    def run(x: Tensor, h: Tensor, c: Tensor, *values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        packed = pack_padded_sequence(x, lengths, enforce_sorted=False)
+        output, (h_n, c_n) = functional_call(lstm, dict(zip(names, values, strict=True)), (packed, (h, c)))
+        return output.data, h_n, c_n
+
+    inputs = [samples(3, 3), *states(3, 4), *(value.detach().clone() for value in lstm.parameters())]
+    for value in inputs:
+        value.requires_grad_()
+    assert torch.autograd.gradcheck(run, inputs, fast_mode=True)
+
+
+FUSED = [name for name in VARIANTS if build(name).cells[0].fused]
+
+
+def test_what_is_fused() -> None:
+    assert {"default", "table1", "equation3", "shared_kernel", "projection", "input", "bsp", "rotations"} <= set(FUSED)
+    assert {"zz", "iqp", "circuit", "projection_input", "pairs"}.isdisjoint(FUSED)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("name", FUSED)
+def test_fused_equals_composed(name: str, packed: bool) -> None:
+    results = []
+    for fused in (True, False):
+        lstm = build(name, bidirectional=True)
+        for cell in lstm.cells:
+            cell.fused = fused
+        x = samples(4, 3).requires_grad_()
+        sequence: Tensor | PackedSequence = x
+        if packed:
+            sequence = pack_padded_sequence(x, torch.tensor([2, 4, 1]), enforce_sorted=False)
+        h, c = (state.requires_grad_() for state in states(3, 2))
+        output, (h_n, c_n) = lstm(sequence, (h, c))
+        output = output.data if isinstance(output, PackedSequence) else output
+        loss = output.square().sum() + h_n.sin().sum() + (2 * c_n).cos().sum()
+        gradients = torch.autograd.grad(loss, [x, h, c, *lstm.parameters()])
+        results.append((output, h_n, c_n, *gradients))
+    for fused_value, composed_value in zip(*results, strict=True):
+        torch.testing.assert_close(fused_value, composed_value, rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["default", "zz", "circuit"])
+def test_a_second_derivative_is_refused(name: str) -> None:
+    x = samples(2, 1).requires_grad_()
+    with pytest.raises(RuntimeError, match="once_differentiable|first derivatives only"):
+        (gradient,) = torch.autograd.grad(build(name)(x)[0].sum(), x, create_graph=True)
+        gradient.sum().backward()
+
+
+@per_variant
+def test_the_four_gates_differ(name: str) -> None:
+    cell = build(name).cells[0]
+    projected, step = cell.begin(samples(1, 2)[0])
+    with torch.no_grad():
+        gates = step(projected, states(2)[0][0])
+    assert gates.shape == (4, 2, HIDDEN)
+    for g in range(4):
+        for other in range(g):
+            assert (gates[g] - gates[other]).abs().min() > 1e-4, f"{GATES[g]} and {GATES[other]} gates are the same"
+
+
+@per_variant
+def test_permuting_earlier_words_changes_later_outputs(name: str) -> None:
+    lstm, x = build(name), samples(4, 1)
+    with torch.no_grad():
+        before, after = (lstm(sequence)[0] for sequence in (x, x[[1, 0, 2, 3]]))
+    assert (before[2:] - after[2:]).abs().amax(dim=(1, 2)).min() > 1e-6
+
+
+class Spy(ReferenceBackend):
+    """Counts how many samples each call takes."""
+
+    def __init__(self) -> None:
+        self.encoded: list[int] = []
+        self.overlaps: list[tuple[int, int]] = []
+
+    def encode(self, circuit: Circuit, angles: Tensor, shared: Tensor) -> Tensor:
+        self.encoded.append(len(angles))
+        return super().encode(circuit, angles, shared)
+
+    def overlap(self, a: Tensor, b: Tensor) -> Tensor:
+        self.overlaps.append((a.shape[-1], b.shape[-1]))
+        return super().overlap(a, b)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize(
+    ("gate_kernel", "references", "per_step"),
+    [("references", 4 * 3, 2), ("shared", 3, 2), ("projection", 3, 4 * 2)],
+)
+def test_references_are_encoded_once_per_forward_pass(
+    gate_kernel: str, references: int, per_step: int, fused: bool
+) -> None:
+    spy = Spy()
+    assert isinstance(spy, EncodingBackend)
+    lstm = build("default", backend=spy, n_references=3, gate_kernel=gate_kernel)
+    lstm.cells[0].fused = fused
+    with torch.no_grad():
+        lstm(samples(5, 2))
+    assert spy.encoded == [references] + 5 * [per_step]
+    assert spy.overlaps == 5 * [(per_step, references)]
+
+
+def test_kernel_scale_multiplies_alpha() -> None:
+    plain, scaled = build("default", kernel_scale=1), build("default", kernel_scale=2.5)
+    with torch.no_grad():
+        plain.cells[0].alpha.mul_(2.5)
+        torch.testing.assert_close(plain(samples(3, 2))[0], scaled(samples(3, 2))[0])
+
+
+def test_automatic_kernel_scale() -> None:
+    assert build("default").cells[0].kernel_scale == 2**1.5
+    assert build("equation3", kernel_scale="auto").cells[0].kernel_scale == 2 ** ((INPUT + HIDDEN) / 2)
+
+
+def test_bandwidth_multiplies_z_and_the_references() -> None:
+    narrow, plain = build("default", bandwidth=0.5), build("default")
+    with torch.no_grad():
+        for weight in (plain.cells[0].projection.weight, plain.cells[0].projection.bias, plain.cells[0].references):
+            weight.mul_(0.5)
+        torch.testing.assert_close(plain(samples(3, 2))[0], narrow(samples(3, 2))[0])
+
+
+def test_bandwidth_multiplies_the_maps_own() -> None:
+    assert build("iqp", bandwidth=0.5).cells[0].feature_map.bandwidth == 0.35
+
+
+@pytest.mark.parametrize("name", ["table1", "input_fixed"])
+def test_fixed_references_are_buffers_without_gradient(name: str) -> None:
+    lstm = build(name)
+    lstm(samples(2, 1))[0].sum().backward()
+    references = lstm.cells[0].references
+    assert not references.requires_grad and references.grad is None
+    assert "cells.0.references" in lstm.state_dict()
+    assert "cells.0.references" not in dict(lstm.named_parameters())
+
+
+@per_variant
+def test_every_parameter_gets_a_gradient(name: str) -> None:
+    lstm = build(name)
+    lstm(samples(3, 2))[0].square().sum().backward()
+    for key, value in lstm.named_parameters():
+        assert value.grad is not None and value.grad.abs().max() > 0, key
