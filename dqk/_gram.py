@@ -79,7 +79,9 @@ def gram(
         MemoryBoundError: if one tile does not fit into memory.
     """
     if not isinstance(kernel, Kernel):
-        raise InvalidInputError(f"kernel is {kernel!r}, expected a dqk kernel such as FidelityKernel(zz_feature_map(4))")
+        raise InvalidInputError(
+            f"kernel is {kernel!r}, expected a dqk kernel such as FidelityKernel(zz_feature_map(4))"
+        )
     _refuse_unavailable(kernel, executor, store, seed, return_std_error)
     as_tensor = isinstance(X, Tensor) or isinstance(Y, Tensor)
     x = to_samples("X", X, kernel.n_features)

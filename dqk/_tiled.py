@@ -29,6 +29,7 @@ from dqk.errors import MemoryBoundError
 from dqk.scheduler import Tile, blocks, partition
 
 _PAD = 8
+_SMALL = 64 * 2**20  # bytes that always fit: the system is not asked
 
 
 def tiled_fidelity(
@@ -63,9 +64,11 @@ class _Job:
     def side(self, dtype: torch.dtype) -> int:
         return self.backend.tile_side(self.circuit, dtype)
 
-    def capacity(self, dtype: torch.dtype, overhead: int = 1) -> int:
-        """Blocks of states that fit into the memory bound beside the tiles in flight; at least 2."""
+    def capacity(self, dtype: torch.dtype, wanted: int, overhead: int = 1) -> int:
+        """How many of the wanted blocks of states fit into the memory bound beside the tiles in flight; at least 2."""
         block = overhead * self.side(dtype) * self.backend.encoding_bytes(self.circuit, dtype)
+        if wanted * block < _SMALL:
+            return wanted
         bound = memory_bound()
         in_flight = (cpu_threads() if self.pool else 1) * self.backend.tile_bytes(self.circuit, dtype)
         fit = (bound - in_flight) // block
@@ -73,22 +76,23 @@ class _Job:
             mib = 2**20
             raise MemoryBoundError(
                 f"two blocks of {self.side(dtype)} samples on {self.circuit.n_qubits} qubits need "
-                f"{(2 * block + in_flight) // mib:,} MiB, the bound is {bound // mib:,} MiB (half of what is free); use fewer "
-                "qubits or float32, or raise the bound with DQK_MEMORY_MIB"
+                f"{(2 * block + in_flight) // mib:,} MiB, the bound is {bound // mib:,} MiB (DQK_MEMORY_MIB, or half of the free "
+                "memory); use fewer qubits or float32, or raise the bound"
             )
-        return int(fit)
+        return min(int(fit), wanted)
 
     def encode(self, angles: Tensor, rows: slice, shared: Tensor) -> tuple[Tensor, Tensor]:
-        """The encoding of one block, padded, and what `overlap` reads of it."""
+        """The encoding of one block, padded, and what `overlap` reads of it; made by all threads together."""
         part = angles[rows]
         missing = -len(part) % _PAD
         if missing:
             part = torch.cat([part, part.new_zeros(missing, part.shape[1])])
-        return self.backend.encode_block(self.circuit, part, shared)
+        return self.backend.encode_block(self.circuit, part, shared, self.map)
 
     def map(self, function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
         """Results in the order of `items`; a bounded number is in flight."""
-        if self.pool is None:
+        items = list(items)
+        if self.pool is None or len(items) == 1:  # one item gains nothing from another thread
             yield from map(function, items)
             return
         window: deque[Future[Any]] = deque()
@@ -125,8 +129,9 @@ def _forward(job: _Job, ax: Tensor, ay: Tensor | None, shared: Tensor) -> Tensor
     side = job.side(ax.dtype)
     symmetric, columns_of = ay is None, ax if ay is None else ay
     rows, columns = blocks(len(ax), side), blocks(len(columns_of), side)
-    capacity = job.capacity(ax.dtype)
-    everything = len(rows) + (0 if symmetric else len(columns)) <= capacity
+    wanted = len(rows) + (0 if symmetric else len(columns))
+    capacity = job.capacity(ax.dtype, wanted)
+    everything = wanted == capacity
     band = len(rows) if everything else max(1, capacity - max(1, capacity // 4))
     groups = partition(len(rows), len(columns), symmetric, band, len(columns) if everything else capacity - band)
     overlap = job.backend.log_overlap if job.log else job.backend.overlap
@@ -148,12 +153,11 @@ def _forward(job: _Job, ax: Tensor, ay: Tensor | None, shared: Tensor) -> Tensor
             needed = sorted({tile.row for tile in group})
             row_states = {k: row_states[k] for k in needed if k in row_states}
             missing = [k for k in needed if k not in row_states]
-            row_states.update(zip(missing, job.map(lambda k: job.encode(ax, rows[k], shared)[1], missing), strict=True))
+            row_states.update((k, job.encode(ax, rows[k], shared)[1]) for k in missing)
             wanted = sorted({tile.column for tile in group})
             column_states = {k: row_states[k] for k in wanted if symmetric and k in row_states}
             missing = [k for k in wanted if k not in column_states]
-            encoded = job.map(lambda k: job.encode(columns_of, columns[k], shared)[1], missing)
-            column_states.update(zip(missing, encoded, strict=True))
+            column_states.update((k, job.encode(columns_of, columns[k], shared)[1]) for k in missing)
             for _ in job.map(write, group):
                 advance()
     return result
@@ -167,12 +171,13 @@ def _backward(
     angles = [ax] if ay is None else [ax, ay]
     grids = [blocks(len(a), side) for a in angles]
     overhead = 2  # states and their cotangents
-    if sum(map(len, grids)) > job.capacity(ax.dtype, overhead):
+    wanted = sum(map(len, grids))
+    if wanted > job.capacity(ax.dtype, wanted, overhead):
         raise MemoryBoundError(
             f"the gradient of a {len(ax)} x {len(angles[-1])} kernel matrix on {job.circuit.n_qubits} qubits keeps all states "
-            "in memory and they do not fit; differentiate it in parts of rows, or raise the bound with DQK_MEMORY_MIB"
+            "in memory and they do not fit; differentiate K(X[a:b], Y) in parts, or raise the bound with DQK_MEMORY_MIB"
         )
-    states = [list(job.map(lambda r, a=a: job.encode(a, r, shared), g)) for a, g in zip(angles, grids, strict=True)]
+    states = [[job.encode(a, r, shared) for r in g] for a, g in zip(angles, grids, strict=True)]
     sums = [[torch.zeros_like(encoded) for encoded, _ in group] for group in states]
     vjp = job.backend.log_overlap_vjp if job.log else job.backend.overlap_vjp
     # Both K[i, j] and K[j, i] are the one number above the diagonal.
@@ -210,7 +215,9 @@ def _sweep(
 
 @lru_cache(maxsize=1)
 def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(cpu_threads(), thread_name_prefix="dqk", initializer=torch.set_grad_enabled, initargs=(False,))
+    return ThreadPoolExecutor(
+        cpu_threads(), thread_name_prefix="dqk", initializer=torch.set_grad_enabled, initargs=(False,)
+    )
 
 
 @lru_cache(maxsize=1)
@@ -230,7 +237,14 @@ def _progress(show: bool, total: int, unit: str) -> Iterator[Callable[[], None]]
         yield lambda: None
         return
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
     parts = (TextColumn("kernel matrix"), BarColumn(), MofNCompleteColumn(), TextColumn(unit))
     with Progress(*parts, TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True)) as bar:

@@ -62,7 +62,9 @@ class _Fidelity(torch.autograd.Function):
 
 class _Expectations(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, backend: Backend, circuit: Circuit, observables: Sequence[str], ax: Tensor, shared: Tensor) -> Tensor:
+    def forward(
+        ctx, backend: Backend, circuit: Circuit, observables: Sequence[str], ax: Tensor, shared: Tensor
+    ) -> Tensor:
         ctx.backend, ctx.circuit, ctx.observables = backend, circuit, observables
         ctx.save_for_backward(ax, shared)
         return backend.expectations(circuit, ax, observables, shared)

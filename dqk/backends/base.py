@@ -7,14 +7,18 @@ Most exact backends first encode each sample and then overlap the encodings: the
 from __future__ import annotations
 
 import abc
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from dqk.circuit import Circuit, simplify_for_fidelity
 from dqk.errors import InvalidInputError, UnsupportedError
+
+
+Parallel = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
 
 
 @dataclass(frozen=True)
@@ -86,7 +90,9 @@ class Backend(abc.ABC):
         if cotangent.shape != expected:
             raise InvalidInputError(f"cotangent of shape {tuple(cotangent.shape)}, expected {expected}")
         if not self.capabilities.differentiable:
-            raise UnsupportedError(f"backend {self.name!r} is not differentiable; use one that is, such as 'statevector'")
+            raise UnsupportedError(
+                f"backend {self.name!r} is not differentiable; use one that is, such as 'statevector'"
+            )
         return self._fidelity_vjp(simplify_for_fidelity(circuit).circuit, ax, ay, shared, cotangent)
 
     def expectations(
@@ -123,7 +129,9 @@ class Backend(abc.ABC):
         """Raises UnsupportedError, with the reason and an alternative, if this backend cannot run the circuit."""
         limit = self.capabilities.max_qubits
         if limit is not None and circuit.n_qubits > limit:
-            raise UnsupportedError(f"backend {self.name!r} runs at most {limit} qubits, the circuit has {circuit.n_qubits}")
+            raise UnsupportedError(
+                f"backend {self.name!r} runs at most {limit} qubits, the circuit has {circuit.n_qubits}"
+            )
 
     def tile_side(self, circuit: Circuit, dtype: torch.dtype) -> int:
         """Side of a tile of K: a multiple of 8 that depends on circuit, dtype and backend alone, never on N or workers."""
@@ -193,8 +201,14 @@ class EncodingBackend(Backend):
     def overlap_vjp(self, a: Tensor, b: Tensor, cotangent: Tensor) -> tuple[Tensor, Tensor]:
         """Cotangents of the *encodings* of `a` and `b`, given prepared ones, for a cotangent of shape (N, M)."""
 
-    def encode_block(self, circuit: Circuit, angles: Tensor, shared: Tensor) -> tuple[Tensor, Tensor]:
-        """An encoding and what `prepare` makes of it; backends that can write both at once override it."""
+    def encode_block(
+        self, circuit: Circuit, angles: Tensor, shared: Tensor, parallel: Parallel = map
+    ) -> tuple[Tensor, Tensor]:
+        """An encoding and what `prepare` makes of it.
+
+        Backends override it that can write both at once, or split the work: `parallel(function, items)` is `map` on the
+        caller's threads.
+        """
         encoded = self.encode(circuit, angles, shared)
         return encoded, self.prepare(encoded)
 

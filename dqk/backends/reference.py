@@ -91,7 +91,9 @@ def _matrix(gate: Gate, angles: Tensor, shared: Tensor, dtype: torch.dtype) -> T
     """The gate's matrix, shape (d, d), or (N, d, d) where it depends on the sample."""
     if gate.operand is None or gate.operand.kind == "constant":
         return torch.as_tensor(gate.unitary(), dtype=dtype, device=angles.device)
-    theta = (angles[:, gate.operand.column, None] if gate.is_data else shared[gate.operand.column, None]) * gate.operand.value
+    theta = (
+        angles[:, gate.operand.column, None] if gate.is_data else shared[gate.operand.column, None]
+    ) * gate.operand.value
     values, vectors = torch.linalg.eigh(torch.as_tensor(gate.generator, device=angles.device))
     vectors = vectors.to(dtype)
     phases = torch.exp(-1j * theta * values.to(theta.dtype)).to(dtype)

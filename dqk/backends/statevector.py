@@ -6,18 +6,20 @@ cache; `K = |<b|a>|^2` takes three real products instead of four.
 
 from __future__ import annotations
 
+from collections import deque
 from functools import lru_cache
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from dqk.backends.base import Capabilities, EncodingBackend
+from dqk.backends.base import Capabilities, EncodingBackend, Parallel
 from dqk.circuit import Circuit
 from dqk.errors import UnsupportedError
 
 
 _PAD, _PAD_FROM = 8, 256
+_SAMPLES_PER_TASK = 32
 
 
 class StatevectorBackend(EncodingBackend):
@@ -44,9 +46,11 @@ class StatevectorBackend(EncodingBackend):
         """States of the samples, shape (2, 2**n, N)."""
         return self._states(circuit, angles, shared, 2)
 
-    def encode_block(self, circuit: Circuit, angles: Tensor, shared: Tensor) -> tuple[Tensor, Tensor]:
-        """States with their sums and differences, written in one go."""
-        planes = self._states(circuit, angles, shared, 4)
+    def encode_block(
+        self, circuit: Circuit, angles: Tensor, shared: Tensor, parallel: Parallel = map
+    ) -> tuple[Tensor, Tensor]:
+        """States with their sums and differences, written in one go by several threads."""
+        planes = self._states(circuit, angles, shared, 4, parallel)
         return planes[:2], planes
 
     def prepare(self, encoded: Tensor) -> Tensor:
@@ -54,7 +58,9 @@ class StatevectorBackend(EncodingBackend):
         re, im = encoded.transpose(1, 2)
         return torch.stack([re, im, re + im, re - im]).transpose(1, 2)
 
-    def _states(self, circuit: Circuit, angles: Tensor, shared: Tensor, planes: int) -> Tensor:
+    def _states(
+        self, circuit: Circuit, angles: Tensor, shared: Tensor, planes: int, parallel: Parallel = map
+    ) -> Tensor:
         _require_cpu(angles)
         from dqk.backends.compiled.encode import encode_states
         from dqk.backends.compiled.program import program_of
@@ -63,8 +69,10 @@ class StatevectorBackend(EncodingBackend):
         size = 2**circuit.n_qubits
         # Rows a power of two apart would compete for the same cache sets.
         out = np.empty((planes, len(angles), size + _PAD if size >= _PAD_FROM else size), arrays[0].dtype)
-        if len(angles):
-            encode_states(*program_of(circuit, out.dtype), *arrays, out)
+        program = program_of(circuit, out.dtype)
+        starts = range(0, len(angles), _SAMPLES_PER_TASK)
+        run = lambda start: encode_states(*program, *arrays, out, start, start + _SAMPLES_PER_TASK)  # noqa: E731
+        deque(parallel(run, starts), maxlen=0)
         return torch.from_numpy(out[:, :, :size]).transpose(1, 2)
 
     def encode_vjp(

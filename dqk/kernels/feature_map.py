@@ -152,12 +152,19 @@ class _Table:
         order = max((len(angle.factors) for angle in angles), default=1) or 1
         rows = [[*angle.factors, *[(0, 1.0, 0.0)] * (order - len(angle.factors))] for angle in angles]
         # The coefficient goes into the first factor.
-        rows = [[(f, a.coefficient * o, a.coefficient * s), *rest] for a, ((f, o, s), *rest) in zip(angles, rows, strict=True)]
-        features = tuple(torch.tensor([row[k][0] for row in rows], device=device, dtype=torch.long) for k in range(order))
+        rows = [
+            [(f, a.coefficient * o, a.coefficient * s), *rest]
+            for a, ((f, o, s), *rest) in zip(angles, rows, strict=True)
+        ]
+        features = tuple(
+            torch.tensor([row[k][0] for row in rows], device=device, dtype=torch.long) for k in range(order)
+        )
         offsets = tuple(torch.tensor([row[k][1] for row in rows], device=device, dtype=dtype) for k in range(order))
         slopes = tuple(torch.tensor([row[k][2] for row in rows], device=device, dtype=dtype) for k in range(order))
         weights = [angle.weight for angle in angles]
-        return _Table(features, offsets, slopes, torch.tensor(weights, device=device) if max(weights, default=-1) >= 0 else None)
+        return _Table(
+            features, offsets, slopes, torch.tensor(weights, device=device) if max(weights, default=-1) >= 0 else None
+        )
 
 
 def _expand(table: _Table, x: Tensor, params: Tensor) -> Tensor:

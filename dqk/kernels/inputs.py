@@ -29,7 +29,9 @@ def to_samples(name: str, values: Any, n_features: int | None = None) -> Tensor:
     """
     tensor = values if isinstance(values, Tensor) else _from_array(name, values)
     if tensor.is_complex():
-        raise InvalidInputError(f"{name} is complex ({tensor.dtype}), expected real features; pass real and imaginary parts")
+        raise InvalidInputError(
+            f"{name} is complex ({tensor.dtype}), expected real features; pass real and imaginary parts"
+        )
     if not tensor.is_floating_point():
         tensor = tensor.to(torch.float64)
     if tensor.dtype not in _FLOATS:
@@ -39,7 +41,9 @@ def to_samples(name: str, values: Any, n_features: int | None = None) -> Tensor:
         hint = "; one sample is x[None, :]" if tensor.dim() == 1 else ""
         raise InvalidInputError(f"{name} has shape {tuple(tensor.shape)}, expected two dimensions {expected}{hint}")
     if 0 in tensor.shape:
-        raise InvalidInputError(f"{name} has shape {tuple(tensor.shape)}: there is nothing to compute; expected {expected}")
+        raise InvalidInputError(
+            f"{name} has shape {tuple(tensor.shape)}: there is nothing to compute; expected {expected}"
+        )
     if n_features is not None and tensor.shape[1] != n_features:
         raise InvalidInputError(
             f"{name} has {tensor.shape[1]} features, expected {n_features}; choose another n_qubits or reduce the features"

@@ -142,7 +142,9 @@ def _star_gradients(gradients, slots, first, last, n, sums_low, sums_high):
 
 
 @inner
-def _undo_step(psi, lam, n, row, frames, slots, trig, matrices, low, high, sums_low, sums_high, gradients, ones, root, scratch):
+def _undo_step(
+    psi, lam, n, row, frames, slots, trig, matrices, low, high, sums_low, sums_high, gradients, ones, root, scratch
+):
     w = width(psi)
     h = w // 2
     kind, bit, other, first, last = row[0], row[1], row[2], row[3], row[4]
@@ -249,7 +251,9 @@ def _scatter(gradients, slots, factors, start, lanes, out_angles, out_shared):
 
 
 @jit
-def sweep_states(steps, frames, slots, factors, starts, matrices, angles, shared, encoded, cotangent, out_angles, out_shared):
+def sweep_states(
+    steps, frames, slots, factors, starts, matrices, angles, shared, encoded, cotangent, out_angles, out_shared
+):
     """Adds the cotangents of all angles to `out_angles` (N, A_d) and `out_shared` (A_s,).
 
     `encoded` and `cotangent` have shape (2, N, 2**n); the other arguments are those of `encode_states`.
@@ -274,7 +278,22 @@ def sweep_states(steps, frames, slots, factors, starts, matrices, angles, shared
         _read(lam, rows, cotangent, start)
         for s in range(len(steps) - 1, -1, -1):
             _undo_step(
-                psi, lam, n, steps[s], frames, slots, trig, matrices, low, high, sums_low, sums_high, gradients, ones, root, scratch
+                psi,
+                lam,
+                n,
+                steps[s],
+                frames,
+                slots,
+                trig,
+                matrices,
+                low,
+                high,
+                sums_low,
+                sums_high,
+                gradients,
+                ones,
+                root,
+                scratch,
             )
         start_qubits(qubits, n, starts, trig, matrices, pair, ones, root, scratch)
         _undo_start(psi, lam, n, qubits, cotangents)

@@ -44,8 +44,8 @@ def _write(psi, rows, out, start):
 
 
 @jit
-def encode_states(steps, frames, slots, factors, starts, matrices, angles, shared, out):
-    """Writes the states of all samples.
+def encode_states(steps, frames, slots, factors, starts, matrices, angles, shared, out, first, last):
+    """Writes the states of the samples from `first`, a multiple of 16, to before `last`.
 
     Args:
         steps: and the five arrays that follow, see `Program`.
@@ -57,6 +57,8 @@ def encode_states(steps, frames, slots, factors, starts, matrices, angles, share
         angles: data angles, shape (N, A_d).
         shared: shared angles, shape (A_s,).
         out: shape (P, N, 2**n or more): planes of real and imaginary parts; with P = 4 also their sum and difference.
+        first: first sample.
+        last: one past the last sample; may lie beyond the end.
     """
     size = frames.shape[1]
     n = int(round(math.log2(size)))
@@ -68,7 +70,7 @@ def encode_states(steps, frames, slots, factors, starts, matrices, angles, share
     units = constants(out)
     ones, root = load(units, 0), load(units, lanes)
     pair = np.arange(2).astype(np.int32)
-    for start in range(0, out.shape[1], lanes):
+    for start in range(first, min(last, out.shape[1]), lanes):
         fill_trig(trig, slots, factors, angles, shared, start, lanes)
         start_qubits(qubits, n, starts, trig, matrices, pair, ones, root, scratch)
         start_state(psi, n, qubits)

@@ -84,7 +84,10 @@ def jit(function: Callable[..., Any]) -> Any:
         with _numba_cache(folder):
             dispatcher.enable_caching()
     except (OSError, RuntimeError) as error:
-        print(f"dqk: compiled code cannot be kept in {folder} ({error}); set DQK_CACHE_DIR to a writable folder", file=sys.stderr)
+        print(
+            f"dqk: compiled code cannot be kept in {folder} ({error}); set DQK_CACHE_DIR to a writable folder",
+            file=sys.stderr,
+        )
     return _Announced(dispatcher)
 
 

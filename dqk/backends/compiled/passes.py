@@ -318,7 +318,12 @@ def step(psi, n, row, frames, slots, trig, matrices, low, high, ones, root, scra
         star_tables(low, high, n, slots, trig, first, last, ones)
         star(psi, rows, n, bit, low, high, 1)
     elif kind == RY2:
-        c, s, d, t = (load(trig, first * w), load(trig, first * w + w // 2), load(trig, last * w), load(trig, last * w + w // 2))
+        c, s, d, t = (
+            load(trig, first * w),
+            load(trig, first * w + w // 2),
+            load(trig, last * w),
+            load(trig, last * w + w // 2),
+        )
         real_pairs(psi, rows, n, bit, other, c, s, d, t)
     elif kind == HADAMARD:
         hadamard(psi, rows, n, bit, root)
