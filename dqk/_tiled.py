@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -41,9 +41,9 @@ def tiled_fidelity(
         MemoryBoundError: if the states of one tile do not fit into the memory bound.
     """
     if not isinstance(backend, EncodingBackend):
-        result = autograd.fidelity(backend, circuit, ax, ax if ay is None else ay, shared)
-        result = mirror(result) if ay is None else result
-        return result.log() if log else result
+        whole = autograd.fidelity(backend, circuit, ax, ax if ay is None else ay, shared)
+        whole = mirror(whole) if ay is None else whole
+        return whole.log() if log else whole
     result: Tensor = _Tiled.apply(_Job(backend, circuit, log, progress), ax, ay, shared)
     return result
 
@@ -81,14 +81,6 @@ class _Job:
             )
         return min(int(fit), wanted)
 
-    def encode(self, angles: Tensor, rows: slice, shared: Tensor) -> tuple[Tensor, Tensor]:
-        """The encoding of one block, padded, and what `overlap` reads of it; made by all threads together."""
-        part = angles[rows]
-        missing = -len(part) % _PAD
-        if missing:
-            part = torch.cat([part, part.new_zeros(missing, part.shape[1])])
-        return self.backend.encode_block(self.circuit, part, shared, self.map)
-
     def map(self, function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
         """Results in the order of `items`; a bounded number is in flight."""
         items = list(items)
@@ -106,6 +98,38 @@ class _Job:
         finally:
             for future in window:
                 future.cancel()
+
+
+class _Blocks:
+    """The encoded blocks of one set of samples, of which only some are in memory."""
+
+    def __init__(self, job: _Job, angles: Tensor, shared: Tensor):
+        self.job, self.angles, self.shared = job, angles, shared
+        self.slices = blocks(len(angles), job.side(angles.dtype))
+        self.states: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def keep(self, needed: set[int]) -> None:
+        """Encodes the needed blocks that are missing, each by all threads together, and drops the others."""
+        self.states = {k: state for k, state in self.states.items() if k in needed}
+        for k in sorted(needed - self.states.keys()):
+            part = self.angles[self.slices[k]]
+            missing = -len(part) % _PAD
+            if missing:
+                part = torch.cat([part, part.new_zeros(missing, part.shape[1])])
+            self.states[k] = self.job.backend.encode_block(self.job.circuit, part, self.shared, self.job.map)
+
+    def prepared(self, k: int) -> Tensor:
+        """What `overlap` reads of a block."""
+        return self.states[k][1]
+
+    def sweep(self, k: int, total: Tensor) -> tuple[Tensor, Tensor]:
+        """Cotangents of the block's angles and of the shared ones, from those of its padded encoding."""
+        rows = self.slices[k]
+        count = rows.stop - rows.start
+        encoded = self.states[k][0][..., :count]
+        return self.job.backend.encode_vjp(
+            self.job.circuit, self.angles[rows], self.shared, encoded, total[..., :count]
+        )
 
 
 class _Tiled(torch.autograd.Function):
@@ -126,38 +150,34 @@ class _Tiled(torch.autograd.Function):
 
 
 def _forward(job: _Job, ax: Tensor, ay: Tensor | None, shared: Tensor) -> Tensor:
-    side = job.side(ax.dtype)
-    symmetric, columns_of = ay is None, ax if ay is None else ay
-    rows, columns = blocks(len(ax), side), blocks(len(columns_of), side)
-    wanted = len(rows) + (0 if symmetric else len(columns))
+    rows = _Blocks(job, ax, shared)
+    columns = rows if ay is None else _Blocks(job, ay, shared)
+    symmetric = rows is columns
+    wanted = len(rows.slices) + (0 if symmetric else len(columns.slices))
     capacity = job.capacity(ax.dtype, wanted)
     everything = wanted == capacity
-    band = len(rows) if everything else max(1, capacity - max(1, capacity // 4))
-    groups = partition(len(rows), len(columns), symmetric, band, len(columns) if everything else capacity - band)
+    band = len(rows.slices) if everything else max(1, capacity - max(1, capacity // 4))
+    chunk = len(columns.slices) if everything else capacity - band
+    groups = partition(len(rows.slices), len(columns.slices), symmetric, band, chunk)
     overlap = job.backend.log_overlap if job.log else job.backend.overlap
-    result = ax.new_empty(len(ax), len(columns_of))
-    row_states: dict[int, Tensor] = {}
+    result = ax.new_empty(len(ax), len(columns.angles))
 
     def write(tile: Tile) -> None:
-        r, c = rows[tile.row], columns[tile.column]
-        value = overlap(row_states[tile.row], column_states[tile.column])[: r.stop - r.start, : c.stop - c.start]
+        r, c = rows.slices[tile.row], columns.slices[tile.column]
+        value = overlap(rows.prepared(tile.row), columns.prepared(tile.column))
+        value = value[: r.stop - r.start, : c.stop - c.start]
         if symmetric and tile.is_diagonal:
-            value = torch.triu(value, 1)
-            value = (value + value.T).fill_diagonal_(0.0 if job.log else 1.0)
-        result[r, c] = value
-        if symmetric and not tile.is_diagonal:
+            value = mirror(value, 0.0 if job.log else 1.0)
+        elif symmetric:
             result[c, r] = value.T
+        result[r, c] = value
 
     with _progress(job.progress, sum(map(len, groups)), "tiles") as advance:
         for group in groups:
-            needed = sorted({tile.row for tile in group})
-            row_states = {k: row_states[k] for k in needed if k in row_states}
-            missing = [k for k in needed if k not in row_states]
-            row_states.update((k, job.encode(ax, rows[k], shared)[1]) for k in missing)
-            wanted = sorted({tile.column for tile in group})
-            column_states = {k: row_states[k] for k in wanted if symmetric and k in row_states}
-            missing = [k for k in wanted if k not in column_states]
-            column_states.update((k, job.encode(columns_of, columns[k], shared)[1]) for k in missing)
+            needed, wanted_columns = {tile.row for tile in group}, {tile.column for tile in group}
+            rows.keep(needed | wanted_columns if symmetric else needed)
+            if not symmetric:
+                columns.keep(wanted_columns)
             for _ in job.map(write, group):
                 advance()
     return result
@@ -167,50 +187,47 @@ def _backward(
     job: _Job, ax: Tensor, ay: Tensor | None, shared: Tensor, cotangent: Tensor
 ) -> tuple[Tensor, Tensor | None, Tensor]:
     """Every tile once more, its cotangents of the states added in tile order, then one sweep per block of states."""
-    side, symmetric = job.side(ax.dtype), ay is None
-    angles = [ax] if ay is None else [ax, ay]
-    grids = [blocks(len(a), side) for a in angles]
-    overhead = 2  # states and their cotangents
-    wanted = sum(map(len, grids))
-    if wanted > job.capacity(ax.dtype, wanted, overhead):
+    rows = _Blocks(job, ax, shared)
+    columns = rows if ay is None else _Blocks(job, ay, shared)
+    symmetric = rows is columns
+    sides = [rows] if symmetric else [rows, columns]
+    wanted = sum(len(side.slices) for side in sides)
+    if wanted > job.capacity(ax.dtype, wanted, overhead=2):  # states and their cotangents
         raise MemoryBoundError(
-            f"the gradient of a {len(ax)} x {len(angles[-1])} kernel matrix on {job.circuit.n_qubits} qubits keeps all states "
-            "in memory and they do not fit; differentiate K(X[a:b], Y) in parts, or raise the bound with DQK_MEMORY_MIB"
+            f"the gradient of a {len(ax)} x {len(columns.angles)} kernel matrix on {job.circuit.n_qubits} qubits keeps all "
+            "states in memory and they do not fit; differentiate K(X[a:b], Y) in parts, or raise the bound with DQK_MEMORY_MIB"
         )
-    states = [[job.encode(a, r, shared) for r in g] for a, g in zip(angles, grids, strict=True)]
-    sums = [[torch.zeros_like(encoded) for encoded, _ in group] for group in states]
+    for side in sides:
+        side.keep(set(range(len(side.slices))))
+    totals = [[torch.zeros_like(side.states[k][0]) for k in range(len(side.slices))] for side in sides]
     vjp = job.backend.log_overlap_vjp if job.log else job.backend.overlap_vjp
     # Both K[i, j] and K[j, i] are the one number above the diagonal.
     folded = without_diagonal(cotangent + cotangent.T) if symmetric else cotangent
 
     def pull(tile: Tile) -> tuple[Tile, tuple[Tensor, Tensor]]:
-        a, b = states[0][tile.row][1], states[-1][tile.column][1]
-        part = folded[grids[0][tile.row], grids[-1][tile.column]]
+        a, b = rows.prepared(tile.row), columns.prepared(tile.column)
+        part = folded[rows.slices[tile.row], columns.slices[tile.column]]
         if symmetric and tile.is_diagonal:
             part = torch.triu(part, 1)
         padded = part.new_zeros(a.shape[-1], b.shape[-1])
         padded[: part.shape[0], : part.shape[1]] = part
         return tile, vjp(a, b, padded)
 
-    (tiles,) = partition(len(grids[0]), len(grids[-1]), symmetric, len(grids[0]), len(grids[-1]))
+    (tiles,) = partition(len(rows.slices), len(columns.slices), symmetric, len(rows.slices), len(columns.slices))
     for tile, (da, db) in job.map(pull, tiles):
-        sums[0][tile.row] += da
-        sums[-1][tile.column] += db
+        totals[0][tile.row] += da
+        totals[-1][tile.column] += db
     results, dshared = [], torch.zeros_like(shared)
-    for a, grid, group, total in zip(angles, grids, states, sums, strict=True):
-        work = zip(grid, group, total, strict=True)
-        parts = list(job.map(lambda item, a=a: _sweep(job, a, shared, *item), work))
-        results.append(torch.cat([part for part, _ in parts]))
-        for _, part in parts:
+    for side, total in zip(sides, totals, strict=True):
+        swept = list(job.map(partial(_sweep, side, total), range(len(side.slices))))
+        results.append(torch.cat([part for part, _ in swept]))
+        for _, part in swept:
             dshared += part
-    return results[0], None if ay is None else results[1], dshared
+    return results[0], None if symmetric else results[1], dshared
 
 
-def _sweep(
-    job: _Job, angles: Tensor, shared: Tensor, rows: slice, states: tuple[Tensor, Tensor], total: Tensor
-) -> tuple[Tensor, Tensor]:
-    count = rows.stop - rows.start
-    return job.backend.encode_vjp(job.circuit, angles[rows], shared, states[0][..., :count], total[..., :count])
+def _sweep(side: _Blocks, totals: list[Tensor], k: int) -> tuple[Tensor, Tensor]:
+    return side.sweep(k, totals[k])
 
 
 @lru_cache(maxsize=1)
@@ -228,7 +245,8 @@ def _blas() -> Any:
 
 
 def _one_blas_thread() -> contextlib.AbstractContextManager[Any]:
-    return _blas().limit(limits=1)  # type: ignore[no-any-return]
+    limit: contextlib.AbstractContextManager[Any] = _blas().limit(limits=1)
+    return limit
 
 
 @contextlib.contextmanager

@@ -17,7 +17,6 @@ from torch import Tensor
 from dqk.circuit import Circuit, simplify_for_fidelity
 from dqk.errors import InvalidInputError, UnsupportedError
 
-
 Parallel = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
 
 
@@ -251,11 +250,10 @@ class EncodingBackend(Backend):
         return dax, day, dx_shared + dy_shared
 
 
-def mirror(square: Tensor) -> Tensor:
-    """The exactly symmetric matrix with the upper triangle of `square` and a unit diagonal."""
+def mirror(square: Tensor, diagonal: float = 1.0) -> Tensor:
+    """The exactly symmetric matrix with the upper triangle of `square` and a constant diagonal."""
     upper = torch.triu(square, 1)
-    result = upper + upper.T
-    return result.fill_diagonal_(1.0)
+    return (upper + upper.T).fill_diagonal_(diagonal)
 
 
 def without_diagonal(square: Tensor) -> Tensor:

@@ -140,7 +140,9 @@ def _pair(a: Tensor, b: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 @lru_cache(maxsize=128)
 def _rotations(circuit: Circuit, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The gates as rotations of Bloch vectors, see `encode_bloch`."""
-    gates, factors, matrices = [], [], []
+    gates: list[tuple[int, ...]] = []
+    factors: list[float] = []
+    matrices: list[np.ndarray] = []
     for gate in circuit.gates:
         operand = gate.operand
         if operand is None or operand.kind == "constant":

@@ -17,7 +17,6 @@ from dqk.backends.base import Capabilities, EncodingBackend, Parallel
 from dqk.circuit import Circuit
 from dqk.errors import UnsupportedError
 
-
 _PAD, _PAD_FROM = 8, 256
 _SAMPLES_PER_TASK = 32
 

@@ -102,7 +102,8 @@ def simplify_for_fidelity(circuit: Circuit) -> Simplification:
 
 
 def _trailing(remaining: list[tuple[int, Gate]]) -> list[Removed]:
-    gone, later = [], []
+    gone: list[Removed] = []
+    later: list[Gate] = []
     for index, gate in reversed(remaining):
         if not gate.is_data and all(commute(gate, other) for other in later):
             kind = "shared" if gate.operand is not None and gate.operand.kind == "shared" else "constant"
@@ -114,7 +115,8 @@ def _trailing(remaining: list[tuple[int, Gate]]) -> list[Removed]:
 
 
 def _leading(remaining: list[tuple[int, Gate]]) -> list[Removed]:
-    gone, touched = [], set()
+    gone: list[Removed] = []
+    touched: set[int] = set()
     for index, gate in remaining:
         if touched.isdisjoint(gate.wires) and _keeps_zero(gate):
             gone.append(Removed(index, gate, "acts first and maps |0...0> to a phase times itself"))

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 
-import torch
 from torch import Tensor, nn
 
 from dqk.backends.base import Backend, mirror
@@ -59,6 +58,5 @@ class ProjectedKernel(Kernel):
         # ||rho - rho'||_F^2 = |r - r'|^2 / 2 for Bloch vectors r; the expanded square is a matrix product.
         squared = rows.square().sum(1)[:, None] + columns.square().sum(1)[None, :] - 2 * rows @ columns.T
         exponent = -self.gamma * squared.clamp(min=0) / 2
-        if log:
-            return exponent if y is not None else torch.triu(exponent, 1) + torch.triu(exponent, 1).T
-        return exponent.exp() if y is not None else mirror(exponent.exp())
+        values = exponent if log else exponent.exp()
+        return values if y is not None else mirror(values, 0.0 if log else 1.0)

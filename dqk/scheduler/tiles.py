@@ -31,7 +31,9 @@ class Tile:
 def blocks(n: int, side: int) -> list[slice]:
     """The samples of each block: `side` of them, the last block may be ragged."""
     if side < 1 or n < 0:
-        raise InvalidInputError(f"blocks of side {side} over {n} samples, expected a positive side and no negative number")
+        raise InvalidInputError(
+            f"blocks of side {side} over {n} samples, expected a positive side and no negative number"
+        )
     return [slice(start, min(start + side, n)) for start in range(0, n, side)]
 
 

@@ -49,13 +49,13 @@ def aligned(like, size):
 
 @inner
 def insert_zero(k, bit):
-    """k with a zero inserted at a bit position."""
+    """Number k with a zero inserted at a bit position."""
     return ((k >> bit) << (bit + 1)) | (k & ((1 << bit) - 1))
 
 
 @inner
 def insert_zeros(k, bit, other):
-    """k with zeros inserted at two bit positions."""
+    """Number k with zeros inserted at two bit positions."""
     return insert_zero(insert_zero(k, min(bit, other)), max(bit, other))
 
 
