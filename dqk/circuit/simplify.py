@@ -103,14 +103,15 @@ def simplify_for_fidelity(circuit: Circuit) -> Simplification:
 
 def _trailing(remaining: list[tuple[int, Gate]]) -> list[Removed]:
     gone: list[Removed] = []
-    later: list[Gate] = []
+    later: dict[int, list[Gate]] = {}  # by wire; gates on other wires commute
     for index, gate in reversed(remaining):
-        if not gate.is_data and all(commute(gate, other) for other in later):
+        if not gate.is_data and all(commute(gate, other) for wire in gate.wires for other in later.get(wire, [])):
             kind = "shared" if gate.operand is not None and gate.operand.kind == "shared" else "constant"
             why = f"{kind} and commutes with every later gate that remains: it cancels in U(y)^dagger U(x)"
             gone.append(Removed(index, gate, why))
         else:
-            later.append(gate)
+            for wire in gate.wires:
+                later.setdefault(wire, []).append(gate)
     return gone
 
 

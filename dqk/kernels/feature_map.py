@@ -122,7 +122,14 @@ class FeatureMap:
         if self.bandwidth != 1.0:
             x = self.bandwidth * x
         if self.angle_function is not None:
-            return self.angle_function(x, params)
+            found = self.angle_function(x, params)
+            expected = (len(x), self.circuit.n_data), (self.circuit.n_shared,)
+            if (found[0].shape, found[1].shape) != expected:
+                raise InvalidInputError(
+                    f"the angle_function of {self.name} gives angles of shapes {tuple(found[0].shape)} and "
+                    f"{tuple(found[1].shape)}, expected {expected[0]} and {expected[1]}"
+                )
+            return found
         shared = params if self.params_kind == "rotations" else x.new_empty(0)
         key = (x.dtype, x.device)
         if key not in self._tables:
