@@ -39,6 +39,17 @@ def _qklstm_pair(x: Array, params: Array, n: int) -> None:
     _chain(n)
 
 
+def _offset(x: Array, params: Array, n: int) -> None:
+    _hadamards(n)
+    for q in range(n):
+        qml.RY(0.5 + 1.5 * x[q], q)
+        qml.RZ(-0.7 - x[q], q)
+    for q in range(n - 1):
+        qml.CZ([q, q + 1])
+    for q in range(n):
+        qml.RY(0.4, q)
+
+
 def _bsp(x: Array, params: Array, n: int) -> None:
     _hadamards(n)
     for q in range(n):
@@ -95,6 +106,7 @@ def _rotations(x: Array, params: Array, n: int) -> None:
 MAPS: dict[str, Callable[[Array, Array, int], None]] = {
     "qklstm": _qklstm,
     "qklstm_pair": _qklstm_pair,
+    "offset": _offset,
     "bsp": _bsp,
     "zz": _zz,
     "iqp": _iqp,

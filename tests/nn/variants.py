@@ -7,7 +7,8 @@ from torch import Tensor
 
 from dqk.backends import Backend, Capabilities
 from dqk.backends.reference import ReferenceBackend
-from dqk.circuit import Circuit
+from dqk.circuit import Circuit, Gate, data
+from dqk.kernels import Angle, FeatureMap
 from dqk.kernels.feature_maps import (
     bsp_feature_map,
     iqp_feature_map,
@@ -44,6 +45,17 @@ class PairsBackend(Backend):
         return self._dense._expectations_vjp(circuit, ax, observables, shared, cotangent)
 
 
+def offset_map(n_qubits: int) -> FeatureMap:
+    """H, RY(0.5 + 1.5 x_j), RZ(-0.7 - x_j), CZ, RY(0.4): angles with constant parts, one of them nothing else."""
+    gates, angles = [], []
+    for q in range(n_qubits):
+        gates += [Gate("h", (q,)), Gate("ry", (q,), data(3 * q)), Gate("rz", (q,), data(3 * q + 1))]
+        angles += [Angle(0.5, ((q, 1.0, 3.0),)), Angle(-1.0, ((q, 0.7, 1.0),)), Angle(0.4, ())]
+    gates += [Gate("cz", (q, q + 1)) for q in range(n_qubits - 1)]
+    gates += [Gate("ry", (q,), data(3 * q + 2)) for q in range(n_qubits)]
+    return FeatureMap("offset", Circuit(n_qubits, tuple(gates), len(angles)), n_qubits, tuple(angles))
+
+
 # Options beside the sizes; the name of the map in `oracle.MAPS` comes first.
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "default": ("qklstm", {"n_qubits": 3}),
@@ -58,6 +70,9 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "input": ("qklstm", {"n_qubits": 3, "reference_space": "input"}),
     "input_fixed": ("qklstm", {"n_qubits": 3, "reference_space": "input", "references": "fixed"}),
     "pair_encoding": ("qklstm_pair", {"feature_map": qklstm_feature_map(2, encoding="pair")}),
+    "offset": ("offset", {"feature_map": offset_map(2), "bandwidth": 0.8}),
+    "offset_projection": ("offset", {"feature_map": offset_map(2), "gate_kernel": "projection"}),
+    "offset_no_projection": ("offset", {"feature_map": offset_map(INPUT + HIDDEN), "projection": False}),
     "bsp": ("bsp", {"feature_map": bsp_feature_map(3), "bandwidth": 0.5, "kernel_scale": 3.0}),
     "zz": ("zz", {"feature_map": zz_feature_map(2), "bandwidth": 0.3, "n_references": 3}),
     "iqp": ("iqp", {"feature_map": iqp_feature_map(3, bandwidth=0.7), "readout": "shared"}),
