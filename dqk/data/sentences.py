@@ -28,7 +28,7 @@ class TaggedSentence:
     def __post_init__(self) -> None:
         if not self.words or len(self.words) != len(self.tags):
             raise InvalidInputError(
-                f"a sentence of {len(self.words)} words and {len(self.tags)} tags, expected at least one word and one tag each"
+                f"a sentence of {len(self.words)} words and {len(self.tags)} tags, expected a tag for each word"
             )
 
     def __len__(self) -> int:

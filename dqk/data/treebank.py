@@ -62,7 +62,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
             yield number, raw.decode("utf-8").rstrip("\r")
         except UnicodeDecodeError as error:
             raise DataFileError(
-                f"{path}, line {number}: not UTF-8 (byte {error.object[error.start]:#04x} at position {error.start + 1}); "
+                f"{path}, line {number}: not UTF-8 (byte {error.object[error.start]:#04x} at {error.start + 1}); "
                 "convert it, for example with `iconv -f latin1 -t utf-8`"
             ) from error
 
@@ -73,7 +73,8 @@ def _token(path: Path, number: int, line: str, expected_id: int) -> tuple[str, s
     columns = line.split("\t")
     if len(columns) != _N_COLUMNS:
         raise DataFileError(
-            f"{place}: {len(columns)} column{'s' * (len(columns) != 1)}, expected {_N_COLUMNS} separated by tabs: {_shown(line)}"
+            f"{place}: {len(columns)} column{'s' * (len(columns) != 1)}, expected {_N_COLUMNS} separated by tabs: "
+            f"{_shown(line)}"
         )
     try:
         identifier = parse_id_value(columns[0])
@@ -83,7 +84,8 @@ def _token(path: Path, number: int, line: str, expected_id: int) -> tuple[str, s
         return None
     if identifier != expected_id:
         raise DataFileError(
-            f"{place}: ID {columns[0]!r}, expected {expected_id}; is a line missing, or the blank line between two sentences?"
+            f"{place}: ID {columns[0]!r}, expected {expected_id}; is a line missing, "
+            "or the blank line between two sentences?"
         )
     word, tag = columns[1], columns[3]
     if not word.strip():

@@ -10,6 +10,8 @@ from typing import Any
 
 from dqk.data.sentences import TaggedSentence
 from dqk.errors import InvalidInputError
+
+
 @dataclass(frozen=True)
 class Vocabulary:
     """The words and tags that a tagger knows, in the order of their numbers.
@@ -17,8 +19,8 @@ class Vocabulary:
     Args:
         words: distinct words, most frequent first.
         tags: distinct tags.
-        open: whether row 0 is kept for padding and row 1 for unknown words. Without them there is a row per word and nothing
-            else, as in the paper's Table I, and an unknown word is an error.
+        open: whether row 0 is kept for padding and row 1 for unknown words. Without them there is a row per word and
+            nothing else, as in the paper's Table I, and an unknown word is an error.
         n_rare: how many words, at the end, occur once in the training data.
     """
 
@@ -82,8 +84,8 @@ class Vocabulary:
         unknown = sorted({word for word in words if word not in self._rows})
         if unknown:
             raise InvalidInputError(
-                f"unknown word{'s' * (len(unknown) > 1)} {', '.join(map(repr, unknown))}: this model has no row for unknown words. "
-                f"It knows (upper and lower case differ): {_listed(self.words)}"
+                f"unknown word{'s' * (len(unknown) > 1)} {', '.join(map(repr, unknown))}: this model has no row for "
+                f"unknown words. It knows (upper and lower case differ): {_listed(self.words)}"
             )
         return [self._rows[word] for word in words]
 
@@ -99,7 +101,9 @@ class Vocabulary:
     def from_dict(cls, document: dict[str, Any]) -> Vocabulary:
         """The vocabulary that `to_dict` described."""
         try:
-            return cls(tuple(document["words"]), tuple(document["tags"]), bool(document["open"]), int(document["n_rare"]))
+            return cls(
+                tuple(document["words"]), tuple(document["tags"]), bool(document["open"]), int(document["n_rare"])
+            )
         except (KeyError, TypeError) as error:
             raise InvalidInputError(f"not a vocabulary document: {error!r}") from error
 

@@ -6,13 +6,14 @@ import difflib
 import math
 import typing
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal
 
 from dqk.errors import InvalidInputError, unknown_name
-from dqk.kernels.feature_maps import FEATURE_MAPS
 
 MODELS = ("qklstm", "lstm", "qlstm")
+# Written out because the command line lists them, and should not wait for torch to do so.
+FEATURE_MAPS = ("qklstm", "bsp", "reuploading", "zz", "iqp", "ising")
 LAYERED_MAPS = {"reuploading": "layers", "zz": "reps", "iqp": "reps", "ising": "reps"}
 """Feature maps that `layers` applies to, with the name that it has there."""
 
@@ -73,64 +74,69 @@ class TrainConfig:
     Options that do not apply to the chosen model keep their defaults and are left out of `to_dict`.
     """
 
-    data: str | None = _option(None, "CoNLL-U file to train on; without it, the paper's two sentences.", "Data")
-    test: str | None = _option(None, "CoNLL-U file for a final test; needs --data.", "Data")
+    data: str | None = _option(None, "CoNLL-U file to train on; without it, the paper's two sentences", "Data")
+    test: str | None = _option(None, "CoNLL-U file for a final test; needs --data", "Data")
     held_out: float = _option(
-        0.2, "Last part of the data that is kept for validation; 0 for none.", "Data", least=0, below=1
+        0.2, "Last part of the data that is kept for validation; 0 for none", "Data", least=0, below=1
     )
-    model: str = _option("qklstm", "Recurrent network.", "Model", choices=MODELS)
+    model: str = _option("qklstm", "Recurrent network", "Model", choices=MODELS)
     preset: str = _option(
         "treebank",
-        "Defaults of the other options; table1 (the paper's 183 parameters) unless --data is given.",
+        "Where defaults come from; without --data table1, the paper's 183 parameters",
         "Model",
         choices=("table1", "treebank"),
     )
-    embedding_dim: int = _option(32, "Length of a word vector.", "Model", least=1)
-    hidden_dim: int = _option(32, "Length of the hidden state.", "Model", least=1)
-    n_qubits: int = _option(8, "Qubits of a circuit.", "Model", models=_QUANTUM, least=1)
-    n_references: int = _option(32, "Reference states per gate.", "Model", models=_KERNEL, least=1)
+    embedding_dim: int = _option(32, "Length of a word vector", "Model", least=1)
+    hidden_dim: int = _option(32, "Length of the hidden state", "Model", least=1)
+    n_qubits: int = _option(8, "Qubits of a circuit", "Model", models=_QUANTUM, least=1)
+    n_references: int = _option(32, "Reference states per gate", "Model", models=_KERNEL, least=1)
     references: str = _option(
-        "learned", "Where references come from.", "Model", models=_KERNEL, choices=("fixed", "data", "learned")
+        "learned", "Where references come from", "Model", models=_KERNEL, choices=("fixed", "data", "learned")
     )
     reference_space: str = _option(
-        "angle", "References are angles, or inputs of the projection.", "Model", models=_KERNEL, choices=("angle", "input")
+        "angle",
+        "References are angles, or inputs of the projection",
+        "Model",
+        models=_KERNEL,
+        choices=("angle", "input"),
     )
     readout: str = _option(
-        "per_gate", "Weights of kernel values.", "Model", models=_KERNEL, choices=("per_gate", "shared", "scalar")
+        "per_gate", "Weights of kernel values", "Model", models=_KERNEL, choices=("per_gate", "shared", "scalar")
     )
     gate_kernel: str = _option(
         "references",
-        "What differs between the gates.",
+        "What differs between the gates",
         "Model",
         models=_KERNEL,
-        choices=("references", "projection", "circuit"),
+        choices=("references", "projection", "circuit", "shared"),
     )
     kernel_scale: KernelScale = _option(
-        "auto", "Factor on kernel values; auto is 2^(n_qubits/2).", "Model", models=_KERNEL, above=0
+        "auto", "Factor on kernel values; auto is 2^(n_qubits/2)", "Model", models=_KERNEL, above=0
     )
-    bandwidth: float = _option(0.5, "Factor on the features of the feature map.", "Model", models=_KERNEL, above=0)
+    bandwidth: float = _option(0.5, "Factor on the features of the feature map", "Model", models=_KERNEL, above=0)
     feature_map: str = _option(
-        "qklstm", "Circuit that encodes the features.", "Model", models=_KERNEL, choices=tuple(FEATURE_MAPS)
+        "qklstm", "Circuit that encodes the features", "Model", models=_KERNEL, choices=FEATURE_MAPS
     )
     trainable: str = _option(
         "none",
-        "Trainable parameters in the reuploading map.",
+        "Trainable parameters in the reuploading map",
         "Model",
         models=_KERNEL,
         choices=("none", "scale", "rotations"),
     )
     layers: int | None = _option(
-        None, f"Layers of the circuit; for {', '.join(LAYERED_MAPS)} and the QLSTM.", "Model", models=_QUANTUM, least=1
+        None, f"Layers of the circuit; for {', '.join(LAYERED_MAPS)} and the QLSTM", "Model", models=_QUANTUM, least=1
     )
-    backend: str = _option("auto", "What computes the circuits.", "Model", models=_QUANTUM)
-    dtype: str = _option("float32", "Precision.", "Model", choices=("float32", "float64"))
-    epochs: int = _option(10, "Passes over the data.", "Training", least=1)
-    batch_size: int = _option(32, "Sentences in a batch.", "Training", least=1)
-    learning_rate: float = _option(0.01, "Step size.", "Training", above=0)
-    optimizer: str = _option("adam", "Optimiser.", "Training", choices=("adam", "sgd"))
-    clip: float = _option(5.0, "Largest norm of a gradient; 0 for no clipping.", "Training", least=0)
-    patience: int = _option(0, "Stop after this many epochs without a better one; 0 for never.", "Training", least=0)
-    seed: int = _option(0, "Seed of parameters and batches.", "Training", least=0, below=2**31)
+    backend: str = _option("auto", "What computes the circuits", "Model", models=_QUANTUM)
+    dtype: str = _option("float32", "Precision", "Model", choices=("float32", "float64"))
+    epochs: int = _option(10, "Passes over the data", "Training", least=1)
+    batch_size: int = _option(32, "Sentences in a batch", "Training", least=1)
+    learning_rate: float = _option(0.01, "Step size", "Training", above=0)
+    optimizer: str = _option("adam", "Optimiser", "Training", choices=("adam", "sgd"))
+    clip: float = _option(5.0, "Largest norm of a gradient; 0 for no clipping", "Training", least=0)
+    patience: int = _option(0, "Stop after this many epochs without a better one; 0 for never", "Training", least=0)
+    threads: int = _option(1, "CPU threads of torch; other numbers of threads change last digits", "Training", least=1)
+    seed: int = _option(0, "Seed of parameters and batches", "Training", least=0, below=2**31)
 
     def applies(self, name: str) -> bool:
         """Whether an option has a meaning for this run."""
@@ -263,3 +269,35 @@ def _not_applicable(name: str, config: TrainConfig) -> str:
         return f"{name}: has no meaning without data, the paper's two sentences are all trained on"
     maps = ["reuploading"] if name == "trainable" else list(LAYERED_MAPS)
     return f"{name}: has no meaning for the feature map {config.feature_map!r}, only for {', '.join(maps)}"
+
+
+def continued(config: TrainConfig, given: Mapping[str, Any]) -> TrainConfig:
+    """The configuration of a run that goes on.
+
+    Args:
+        config: of the run.
+        given: options; `epochs` may grow, the others must say what they said. Data are compared by content, elsewhere.
+
+    Raises:
+        InvalidInputError: lists every option that contradicts the run.
+    """
+    problems = [_unknown(name) for name in given if name not in OPTIONS]
+    changes: dict[str, Any] = {}
+    for name, value in given.items():
+        if name not in OPTIONS:
+            continue
+        try:
+            value, before = _checked(name, value), getattr(config, name)
+        except InvalidInputError as error:
+            problems.append(f"{name}: {error}")
+            continue
+        if not config.applies(name):
+            problems.append(_not_applicable(name, config))
+        elif name == "epochs" and value >= before or name in ("data", "test") and before is not None:
+            changes[name] = value
+        elif value != before:
+            more = "; a run can go on for more epochs, not for fewer" if name == "epochs" else ""
+            problems.append(f"{name}: {value!r}, but the run has {before!r}{more}")
+    if problems:
+        raise InvalidInputError("\n".join(problems))
+    return replace(config, **changes)

@@ -48,6 +48,8 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise CheckpointError(f"cannot read {path}: {error.strerror or error}; is {path.parent} a run folder?") from error
+        raise CheckpointError(
+            f"cannot read {path}: {error.strerror or error}; is {path.parent} a run folder?"
+        ) from error
     except ValueError as error:
         raise CheckpointError(f"{path} is damaged ({error}); restore it from a copy or start a new run") from error

@@ -31,7 +31,7 @@ class Interrupted(DQKError):
 
 
 class StopRequest:
-    """While the context is open, the first SIGINT or SIGTERM is noted instead of obeyed; a second one is obeyed at once.
+    """While the context is open, the first SIGINT or SIGTERM is noted instead of obeyed; a second is obeyed at once.
 
     Attributes:
         number: the signal that came, None so far.
@@ -46,7 +46,9 @@ class StopRequest:
             self._previous = {number: signal.signal(number, self._note) for number in _SIGNALS}
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._restore()
 
     def _note(self, number: int, frame: FrameType | None) -> None:

@@ -52,7 +52,7 @@ def count_correct(logits: Tensor, tags: Tensor) -> int:
 
 @torch.no_grad()
 def evaluate(model: nn.Module, sentences: Sequence[TaggedSentence], vocabulary: Vocabulary, batch_size: int) -> Score:
-    """The score of a tagger on some sentences."""
+    """The score of a tagger on some sentences, of which one tag at least occurs in training."""
     was_training = model.training
     model.eval()
     loss_sum, known, correct, tokens = 0.0, 0, 0, 0
@@ -65,7 +65,7 @@ def evaluate(model: nn.Module, sentences: Sequence[TaggedSentence], vocabulary: 
         correct += count_correct(logits, batch.tags)
         tokens += int((batch.tags != PADDED_TAG).sum())
     model.train(was_training)
-    return Score(loss_sum / known if known else float("nan"), correct, tokens)
+    return Score(loss_sum / known, correct, tokens)
 
 
 def most_frequent_tag_accuracy(train: Sequence[TaggedSentence], evaluated: Sequence[TaggedSentence]) -> float:
@@ -78,7 +78,5 @@ def most_frequent_tag_accuracy(train: Sequence[TaggedSentence], evaluated: Seque
             by_word[word][tag] += 1
     best = {word: tags.most_common(1)[0][0] for word, tags in by_word.items()}
     default = overall.most_common(1)[0][0]
-    correct = sum(
-        best.get(word, default) == tag for s in evaluated for word, tag in zip(s.words, s.tags, strict=True)
-    )
+    correct = sum(best.get(word, default) == tag for s in evaluated for word, tag in zip(s.words, s.tags, strict=True))
     return correct / sum(map(len, evaluated))

@@ -44,15 +44,14 @@ def build_tagger(config: TrainConfig, vocabulary: Vocabulary) -> SequenceTagger:
             options["reference_data"] = embedding.weight.detach()[vocabulary.first_word_row :]
         recurrent = _qklstm(config, options)
     elif config.model == "qlstm":
-        layers = {} if config.layers is None else {"n_layers": config.layers}
         recurrent = QLSTM(
             config.embedding_dim,
             config.hidden_dim,
             batch_first=True,
             n_qubits=config.n_qubits,
+            n_layers=config.layers or 1,
             backend=config.backend,
             dtype=dtype,
-            **layers,
         )
     else:
         recurrent = nn.LSTM(config.embedding_dim, config.hidden_dim, batch_first=True, dtype=dtype)
@@ -90,7 +89,7 @@ def feature_map_of(config: TrainConfig) -> FeatureMap:
         options[LAYERED_MAPS[config.feature_map]] = config.layers
     if config.feature_map == "reuploading" and config.trainable != "none":
         options["trainable"] = config.trainable
-    return FEATURE_MAPS[config.feature_map](config.n_qubits, **options)  # type: ignore[operator, no-any-return]
+    return FEATURE_MAPS[config.feature_map](config.n_qubits, **options)  # type: ignore[operator]
 
 
 def count_parameters(model: nn.Module) -> int:
@@ -104,19 +103,15 @@ def describe_kernel(circuit: Circuit) -> str:
     Example:
         >>> from dqk.kernels.feature_maps import qklstm_feature_map
         >>> print(describe_kernel(qklstm_feature_map(4).circuit))
-        3 of 15 gates cancel in the kernel (3 cx); what remains is a product of 4 one-qubit kernels, without entanglement
+        3 of 15 gates cancel (3 cx): the kernel is a product of 4 one-qubit kernels, without entanglement
     """
     found = simplify_for_fidelity(circuit)
-    parts = []
-    if found.removed:
-        kinds = Counter(entry.gate.name for entry in found.removed)
-        names = ", ".join(f"{count} {name}" for name, count in kinds.items())
-        parts.append(f"{len(found.removed)} of {len(circuit.gates)} gates cancel in the kernel ({names})")
+    kinds = Counter(entry.gate.name for entry in found.removed)
+    names = ", ".join(f"{count} {name}" for name, count in kinds.items())
+    total = len(circuit.gates)
+    text = f"{len(found.removed)} of {total} gates cancel ({names})" if found.removed else f"all {total} gates matter"
     if found.circuit.is_product:
-        what = "what remains" if found.removed else "the kernel"
-        parts.append(f"{what} is a product of {circuit.n_qubits} one-qubit kernels, without entanglement")
-    elif not found.removed:
-        parts.append(f"all {len(circuit.gates)} gates matter")
+        text += f": the kernel is a product of {circuit.n_qubits} one-qubit kernels, without entanglement"
     if found.dead_shared:
-        parts.append(f"trainable angles {found.dead_shared} cannot influence it")
-    return "; ".join(parts)
+        text += f"; trainable angles {found.dead_shared} cannot influence it"
+    return text

@@ -14,7 +14,9 @@ _TRAIN = {"color": "#0072B2", "linestyle": "-", "label": "training, during the e
 _EVAL = {"color": "#D55E00", "linestyle": "--"}
 
 
-def draw_curves(path: Path, history: Sequence[Mapping[str, Any]], title: str, evaluated_on: str, best_epoch: int) -> None:
+def draw_curves(
+    path: Path, history: Sequence[Mapping[str, Any]], title: str, evaluated_on: str, best_epoch: int
+) -> None:
     """Draws loss and accuracy over the epochs into a PNG file.
 
     Args:
@@ -36,7 +38,15 @@ def draw_curves(path: Path, history: Sequence[Mapping[str, Any]], title: str, ev
         values = [line[f"eval_{name}"] for line in history]
         axes.plot(epochs, values, marker=marker, markersize=4, label=f"{evaluated_on}, after the epoch", **_EVAL)
         best = best_epoch - epochs[0]
-        axes.plot(best_epoch, values[best], "*", color="black", markersize=11, label=f"kept: epoch {best_epoch}")
+        axes.plot(
+            best_epoch,
+            values[best],
+            "*",
+            color="black",
+            markersize=11,
+            label=f"kept: epoch {best_epoch}",
+            clip_on=False,
+        )
         axes.set_xlabel("epoch")
         axes.set_ylabel(label)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))

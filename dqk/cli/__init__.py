@@ -1,0 +1,56 @@
+"""The command line. `main` is the program; every command imports what it needs when it runs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from dqk.cli import predict, reproduce, train
+from dqk.cli.output import exit_code, report
+from dqk.errors import DQKError
+
+app = typer.Typer(
+    name="dqk",
+    help="Distributed quantum kernels: Gram matrices, the quantum-kernel LSTM, emulation of quantum processors.",
+    epilog="Example: dqk train pos --seed 0",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
+app.add_typer(train.app)
+app.add_typer(reproduce.app)
+predict.register(app)
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        from dqk import __version__
+
+        print(f"dqk {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None:
+    pass
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the program and ends the process: 0 for success, 1 for failure, 2 for bad usage, 128 + n after signal n.
+
+    Args:
+        arguments: as typed after the program's name; None for those of the process.
+    """
+    try:
+        app(arguments, prog_name="dqk")
+    except (DQKError, OSError) as error:
+        report(error)
+        sys.exit(exit_code(error))

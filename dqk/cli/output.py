@@ -1,0 +1,54 @@
+"""What goes where: results on standard output, everything else on standard error."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from dqk.errors import DataFileError, InvalidInputError
+from dqk.training.interrupt import Interrupted
+
+
+def stderr() -> Console:
+    """The console for messages and progress."""
+    return Console(stderr=True, highlight=False)
+
+
+def stdout() -> Console:
+    """The console for results."""
+    return Console(highlight=False)
+
+
+def print_json(document: Any) -> None:
+    """Prints the one JSON document of a command with `--json`."""
+    sys.stdout.write(json.dumps(document, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def table(*columns: str, numbers: tuple[str, ...] = ()) -> Table:
+    """An empty table in the program's style; columns of numbers are set to the right."""
+    result = Table(header_style="bold")
+    for name in columns:
+        result.add_column(name, justify="right" if name in numbers else "left")
+    return result
+
+
+def exit_code(error: Exception) -> int:
+    """2 if something that was typed cannot be used, 128 + n after signal n, else 1."""
+    if isinstance(error, Interrupted):
+        return error.exit_code
+    return 2 if isinstance(error, InvalidInputError) and not isinstance(error, DataFileError) else 1
+
+
+def report(error: Exception) -> None:
+    """Prints an error for people: what was wrong, without a traceback."""
+    console = stderr()
+    lines = str(error).splitlines() or [type(error).__name__]
+    text = f" {lines[0]}" if len(lines) == 1 else "".join(f"\n  {line}" for line in lines)
+    label = ("stopped:", "bold yellow") if isinstance(error, Interrupted) else ("error:", "bold red")
+    # soft_wrap: the terminal breaks lines, so that paths can be copied whole and programs can search the text.
+    console.print(Text.assemble(label, text), soft_wrap=True)

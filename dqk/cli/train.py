@@ -1,0 +1,142 @@
+"""`dqk train`: training runs."""
+
+from __future__ import annotations
+
+import inspect
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from dqk.cli.output import print_json, stdout, table
+from dqk.errors import DataFileError, InvalidInputError
+from dqk.training.config import OPTIONS, PRESETS, TYPES, TrainConfig
+
+app = typer.Typer(name="train", help="Train a model.", no_args_is_help=True, epilog="Example: dqk train pos --seed 0")
+
+_METAVARS = {int: "int", float: "float", str: "text"}
+_EXAMPLES = """
+Examples:
+
+  dqk train pos --seed 0
+
+  dqk train pos --model lstm --epochs 20 --json
+
+  dqk train pos --data train.conllu --test test.conllu --out runs/ud
+
+  dqk train pos --resume runs/ud --epochs 20
+
+Ctrl-C saves the state and exits with 130 (SIGTERM: 143); --resume goes on to the numbers of an uninterrupted run.
+"""
+
+
+def _with_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Gives a command that takes **given one option for every row of the table of options."""
+    own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.kind is not p.VAR_KEYWORD]
+    shared = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=_annotation(name))
+        for name in OPTIONS
+    ]
+    parameters = [*own, *shared]
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {p.name: p.annotation for p in parameters}
+    return command
+
+
+def _annotation(name: str) -> Any:
+    option = OPTIONS[name]
+    choices = f": {', '.join(option.choices)}." if option.choices else "."
+    # Read as text and converted later: a mistake is then reported with its value, and with all others.
+    details: dict[str, Any] = {
+        "metavar": f"<{_METAVARS[_kind(name)]}>",
+        "rich_help_panel": option.group,
+        "show_default": False,
+    }
+    help = f"{option.help}{choices}{_defaults(name)}"
+    return Annotated[str | None, typer.Option(f"--{name.replace('_', '-')}", help=help, **details)]
+
+
+def _kind(name: str) -> type:
+    return next((kind for kind in (int, float) if TYPES[name] in (kind, kind | None)), str)
+
+
+def _converted(name: str, text: str) -> Any:
+    """The typed text in the option's type, or as it is for the configuration to complain about."""
+    try:
+        return _kind(name)(text)
+    except ValueError:
+        return text
+
+
+def _defaults(name: str) -> str:
+    usual = getattr(TrainConfig(), name)
+    if usual is None or name == "preset":
+        return ""
+    table1 = PRESETS["table1"].get(name, usual)
+    return f" Default {usual}." if table1 == usual else f" Default {usual}, for table1 {table1}."
+
+
+@app.command(epilog=_EXAMPLES)
+@_with_options
+def pos(
+    config: Annotated[
+        Path | None, typer.Option(help="TOML file with options by the same names; the command line wins.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Run folder, missing or empty (default: a new one in runs/).")
+    ] = None,
+    resume: Annotated[Path | None, typer.Option(help="Go on with the run in this folder.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")] = False,
+    **given: Any,
+) -> None:
+    """Train a part-of-speech tagger, on the paper's two sentences or on CoNLL-U files."""
+    written = _read_toml(config) if config is not None else {}
+    in_file = written.pop("out", None)
+    typed = {name: _converted(name, text) for name, text in given.items() if text is not None}
+    options = {**written, **typed}
+    if resume is not None and out is not None:
+        raise InvalidInputError(f"--resume {resume} and --out {out}: a run stays in its folder, leave one of them out")
+
+    from dqk.cli.progress import ProgressReporter
+    from dqk.training.pos import resume_pos, train_pos
+
+    with ProgressReporter() as reporter:
+        if resume is not None:
+            result = resume_pos(resume, options, reporter)
+        else:
+            result = train_pos(options, out if out is not None else in_file, reporter)
+    if json:
+        print_json(result)
+    else:
+        _show(result)
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataFileError(
+            f"cannot read {path}: {error.strerror or error}; expected a TOML file with options"
+        ) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise DataFileError(f"{path} is not TOML: {error}") from error
+    return {name.replace("-", "_"): value for name, value in document.items()}
+
+
+def _show(result: dict[str, Any]) -> None:
+    shown = table("result", "value")
+    correct, tokens = result["correct"], result["tokens"]
+    shown.add_row("model", f"{result['model']}, {result['parameters']} parameters, seed {result['seed']}")
+    shown.add_row(result["evaluated_on"], f"{correct} of {tokens} words right: accuracy {result['accuracy']:.4f}")
+    shown.add_row("loss", f"{result['loss']:.4f} nats per word")
+    shown.add_row("every word's most frequent tag", f"accuracy {result['most_frequent_tag_accuracy']:.4f}")
+    if "test_accuracy" in result:
+        shown.add_row("test file", f"accuracy {result['test_accuracy']:.4f}, loss {result['test_loss']:.4f}")
+    shown.add_row("best epoch", f"{result['best_epoch']} of {result['epochs']}, {result['seconds']:.1f} s in all")
+    stdout().print(shown)
+    # Below the table, where a path is never broken.
+    stdout().print(f"curves:    {result['run_dir']}/curves.png", markup=False, soft_wrap=True)
+    example = f'dqk predict {result["run_dir"]} "Everybody eat the book"'
+    stdout().print(f"try it:    {example}", markup=False, soft_wrap=True)

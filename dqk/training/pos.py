@@ -1,0 +1,215 @@
+"""Part-of-speech tagging from options to a result: data, model, loop, final test."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from dqk.data import PAPER_SENTENCES, TaggedSentence, Vocabulary, read_conllu
+from dqk.data.sentences import digest
+from dqk.errors import CheckpointError, InvalidInputError
+from dqk.nn import QKLSTM, SequenceTagger
+from dqk.training import checkpoint
+from dqk.training.config import TrainConfig, continued, resolve
+from dqk.training.loop import Reporter, Trainer
+from dqk.training.metrics import evaluate, most_frequent_tag_accuracy
+from dqk.training.models import build_tagger, count_parameters, describe_kernel
+from dqk.training.plots import draw_curves
+from dqk.training.run_folder import RunFolder
+
+_REMEDY = "start a new run, or resume this one from a copy"
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """The sentences of a run.
+
+    Attributes:
+        train: to train on.
+        held_out: to choose the best epoch by; empty if none are held out.
+        test: for the final test; empty without one.
+    """
+
+    train: tuple[TaggedSentence, ...]
+    held_out: tuple[TaggedSentence, ...] = ()
+    test: tuple[TaggedSentence, ...] = ()
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """SHA-256 of the data and of the test data."""
+        digests = {"data": digest(self.train + self.held_out)}
+        return {**digests, "test": digest(self.test)} if self.test else digests
+
+
+def load_corpus(config: TrainConfig) -> Corpus:
+    """Reads the data of a run and splits off what is held out, from the end.
+
+    Raises:
+        DataFileError: if a file cannot be used.
+        InvalidInputError: if nothing would be left to train on.
+    """
+    if config.data is None:
+        return Corpus(PAPER_SENTENCES)
+    sentences = read_conllu(config.data)
+    n_held_out = math.ceil(round(len(sentences) * config.held_out, 6))
+    if n_held_out >= len(sentences):
+        raise InvalidInputError(
+            f"held_out: {config.held_out:g} of {config.data} ({len(sentences)} sentences) leaves none to train on; "
+            "give a smaller part, 0 for none"
+        )
+    cut = len(sentences) - n_held_out
+    test = read_conllu(config.test) if config.test is not None else []
+    corpus = Corpus(tuple(sentences[:cut]), tuple(sentences[cut:]), tuple(test))
+    known = _tags(corpus.train)
+    for name, part in (("held-out part", corpus.held_out), ("test file", corpus.test)):
+        if part and known.isdisjoint(_tags(part)):
+            raise InvalidInputError(
+                f"no tag of the {name} ({', '.join(sorted(_tags(part))[:5])}) occurs in the sentences to train on "
+                f"({', '.join(sorted(known)[:5])}); do the files use the same tags?"
+            )
+    return corpus
+
+
+def _tags(sentences: Iterable[TaggedSentence]) -> set[str]:
+    return {tag for sentence in sentences for tag in sentence.tags}
+
+
+def train_pos(
+    given: Mapping[str, Any], out: str | os.PathLike[str] | None = None, reporter: Reporter | None = None
+) -> dict[str, Any]:
+    """Trains a tagger from the start.
+
+    Args:
+        given: options by name, see `dqk.training.config.TrainConfig`.
+        out: run folder, missing or empty; None for a new one under `runs`.
+        reporter: hears how it goes.
+
+    Returns:
+        The result, plain data for JSON.
+
+    Raises:
+        InvalidInputError: lists everything that is wrong with the options.
+        DataFileError: if a data file cannot be used.
+        CheckpointError: if the folder has content.
+        Interrupted: after Ctrl-C or SIGTERM, once the state is saved.
+    """
+    config = resolve(given)
+    if config.data is not None:  # a run can be resumed from another working folder
+        config = replace(config, data=str(Path(config.data).absolute()))
+    if config.test is not None:
+        config = replace(config, test=str(Path(config.test).absolute()))
+    corpus = load_corpus(config)
+    vocabulary = Vocabulary.of(corpus.train, open=config.data is not None)
+    model = build_tagger(config, vocabulary)  # before there is a folder, so that a mistake leaves none behind
+    folder = RunFolder.create(out, config)
+    folder.write_setup(config, vocabulary, corpus.digests)
+    trainer = Trainer(
+        config, model, vocabulary, corpus.train, corpus.held_out or corpus.train, folder, reporter or Reporter()
+    )
+    return _complete(trainer, corpus)
+
+
+def resume_pos(
+    run: str | os.PathLike[str], given: Mapping[str, Any], reporter: Reporter | None = None
+) -> dict[str, Any]:
+    """Goes on with a run, to the same numbers as if it had never stopped.
+
+    Args:
+        run: its folder.
+        given: options; they must be those of the run, except that there may be more epochs.
+        reporter: hears how it goes.
+
+    Returns:
+        The result; of a finished run the one that it has.
+
+    Raises:
+        InvalidInputError: lists every option that contradicts the run.
+        DataFileError: if a data file cannot be used any more.
+        CheckpointError: if the folder is not a run, or damaged, or its data have changed.
+        Interrupted: after Ctrl-C or SIGTERM, once the state is saved.
+    """
+    folder = RunFolder.open(run)
+    before, vocabulary, digests = folder.read_setup()
+    config = continued(before, given)
+    corpus = load_corpus(config)
+    changed = [name for name, value in corpus.digests.items() if digests.get(name) != value]
+    if changed:
+        paths = ", ".join(f"{name} ({getattr(config, name)})" for name in changed)
+        raise CheckpointError(f"cannot go on with {run}: it began with other sentences than are now in {paths}")
+    model = build_tagger(config, vocabulary)
+    trainer = Trainer(
+        config, model, vocabulary, corpus.train, corpus.held_out or corpus.train, folder, reporter or Reporter()
+    )
+    trainer.restore()
+    result = folder.read_result()
+    if result is not None and trainer.finished:
+        return {**result, "run_dir": str(folder.path)}
+    if config != before:
+        folder.write_setup(config, vocabulary, digests)
+    return _complete(trainer, corpus)
+
+
+def _complete(trainer: Trainer, corpus: Corpus) -> dict[str, Any]:
+    try:
+        trainer.run()
+    finally:
+        if trainer.state.history:
+            _draw(trainer, corpus)
+    result = _result(trainer, corpus)
+    trainer.folder.write_result(result)
+    return result
+
+
+def _draw(trainer: Trainer, corpus: Corpus) -> None:
+    best = trainer.state.best
+    assert best is not None
+    config = trainer.config
+    what = "held-out sentences" if corpus.held_out else "training sentences"
+    title = f"{config.model}, {count_parameters(trainer.model)} parameters, seed {config.seed}"
+    draw_curves(trainer.folder.curves, trainer.state.history, title, what, best["epoch"])
+
+
+def _result(trainer: Trainer, corpus: Corpus) -> dict[str, Any]:
+    config, folder, state = trainer.config, trainer.folder, trainer.state
+    best = state.best
+    assert best is not None
+    tensors, _ = checkpoint.load_checkpoint(folder.best, _REMEDY)
+    checkpoint.load_model(trainer.model, tensors, folder.best)
+    n_tokens = sum(map(len, trainer.evaluated))
+    result = {
+        "task": "pos",
+        "model": config.model,
+        "preset": config.preset,
+        "parameters": count_parameters(trainer.model),
+        "accuracy": best["eval_accuracy"],
+        "loss": best["eval_loss"],
+        "evaluated_on": "held-out sentences" if corpus.held_out else "training sentences",
+        "correct": round(best["eval_accuracy"] * n_tokens),
+        "tokens": n_tokens,
+        "most_frequent_tag_accuracy": most_frequent_tag_accuracy(corpus.train, trainer.evaluated),
+        "best_epoch": best["epoch"],
+        "epochs": state.epoch,
+        "seed": config.seed,
+        "seconds": round(sum(line["seconds"] for line in state.history), 3),
+        "run_dir": str(folder.path),
+    }
+    if corpus.held_out:
+        result["held_out_accuracy"] = best["eval_accuracy"]
+    if corpus.test:
+        score = evaluate(trainer.model, corpus.test, trainer.vocabulary, config.batch_size)
+        result["test_accuracy"], result["test_loss"] = score.accuracy, score.loss
+    kernel = kernel_of(trainer.model)
+    return {**result, "kernel": kernel} if kernel else result
+
+
+def kernel_of(model: SequenceTagger) -> str | None:
+    """What the kernel of a tagger's QK-LSTM amounts to, None for another network."""
+    recurrent = model.recurrent
+    if not isinstance(recurrent, QKLSTM):
+        return None
+    cell: Any = recurrent.cells[0]
+    return describe_kernel(cell.feature_map.circuit)

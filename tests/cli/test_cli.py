@@ -1,0 +1,188 @@
+"""The command line: one JSON document on standard output, messages on standard error, exit codes, no tracebacks."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import dqk
+from dqk.cli import main
+from dqk.training.config import OPTIONS
+from tests.training.corpus import write_corpus
+
+QUICK = ["train", "pos", "--model", "lstm", "--epochs", "2"]
+
+
+class Result:
+    def __init__(self, code: int, out: str, err: str):
+        self.code, self.out, self.err = code, out, err
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Runs the program in this process, in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*arguments: str) -> Result:
+        with pytest.raises(SystemExit) as end:
+            main(arguments)
+        captured = capsys.readouterr()
+        assert "Traceback" not in captured.err
+        return Result(int(end.value.code or 0), captured.out, captured.err)
+
+    return run
+
+
+def test_the_main_job_as_a_program(tmp_path: Path) -> None:
+    """`python -m dqk` in a fresh process: JSON alone on standard output."""
+    command = [sys.executable, "-m", "dqk", "train", "pos", "--seed", "0", "--json"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert (result["model"], result["parameters"], result["accuracy"]) == ("qklstm", 183, 1.0)
+    assert result["loss"] < 0.01
+    assert (tmp_path / result["run_dir"]).parent == tmp_path / "runs"
+    assert "product of 4 one-qubit kernels" in done.stderr
+    assert (tmp_path / result["run_dir"] / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_train_predict_resume(run) -> None:
+    trained = run("train", "pos", "--out", "r")
+    assert trained.code == 0 and "9 of 9 words right" in trained.out and "r/curves.png" in trained.out
+    shown = run("predict", "r", "Everybody eat the book")
+    assert shown.code == 0
+    assert [word in shown.out for word in ("Everybody", "eat", "the", "book")] == [True] * 4
+    predicted = json.loads(run("predict", "r", "The dog eat the ice", "--json").out)
+    assert predicted["words"] == ["The", "dog", "eat", "the", "ice"]
+    assert predicted["tags"] == ["DET", "NN", "V", "DET", "NN"]
+    assert all(0.5 < probability <= 1 for probability in predicted["probabilities"])
+    unknown = run("predict", "r", "Everybody eat the cake")
+    assert unknown.code == 2 and unknown.out == ""
+    assert "'cake'" in unknown.err and "Everybody, The, book" in unknown.err
+    again = run("train", "pos", "--resume", "r", "--json")
+    assert again.code == 0 and json.loads(again.out)["accuracy"] == 1.0
+    other = run("train", "pos", "--resume", "r", "--hidden-dim", "7")
+    assert other.code == 2 and "hidden_dim: 7, but the run has 6" in other.err
+    occupied = run("train", "pos", "--out", "r")
+    assert occupied.code == 1 and "--resume r" in occupied.err
+    both = run("train", "pos", "--resume", "r", "--out", "s")
+    assert both.code == 2 and "leave one" in both.err
+
+
+def test_files_with_held_out_and_test_accuracy(run, tmp_path: Path) -> None:
+    write_corpus(tmp_path / "a.conllu", 30)
+    write_corpus(tmp_path / "b.conllu", 10, seed=1)
+    done = run(*QUICK, "--data", "a.conllu", "--test", "b.conllu", "--json", "--out", "r")
+    result = json.loads(done.out)
+    assert done.code == 0 and result["preset"] == "treebank"
+    assert 0 <= result["held_out_accuracy"] <= 1 and 0 <= result["test_accuracy"] <= 1
+    table = run("train", "pos", "--resume", "r")
+    assert "test file" in table.out and "held-out sentences" in table.out
+    assert "(unknown)" in run("predict", "r", "the unicorn verb1 .").out
+
+
+def test_toml_and_command_line(run, tmp_path: Path) -> None:
+    (tmp_path / "c.toml").write_text('model = "lstm"\nepochs = 1\nlearning-rate = 0.05\nhidden_dim = 5\nout = "r"\n')
+    result = json.loads(run("train", "pos", "--config", "c.toml", "--epochs", "3", "--json").out)
+    assert (result["run_dir"], result["epochs"]) == ("r", 3)
+    options = json.loads((tmp_path / "r" / "config.json").read_text())["options"]
+    assert (options["learning_rate"], options["hidden_dim"], options["embedding_dim"]) == (0.05, 5, 8)
+
+
+@pytest.mark.parametrize(
+    ("content", "code", "says"),
+    [
+        (
+            "colour = 1\nmodle = 2\nepochs = 0",
+            2,
+            ["colour: there is", "modle: there is", "epochs: 0, expected at least 1"],
+        ),
+        ("[table]\na = 1", 2, ["table: there is no such option"]),
+        ("epochs =\n", 1, ["c.toml is not TOML", "line 1"]),
+    ],
+)
+def test_bad_toml(run, tmp_path: Path, content: str, code: int, says: list[str]) -> None:
+    (tmp_path / "c.toml").write_text(content)
+    done = run("train", "pos", "--config", "c.toml", "--json")
+    assert (done.code, done.out) == (code, "")
+    assert [part for part in says if part not in done.err] == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (["--epochs", "many", "--seed", "-1", "--model", "lst"], 2, ["'many'", "seed: -1", "did you mean 'lstm'?"]),
+        (["--model", "lstm", "--n-qubits", "4"], 2, ["n_qubits: has no meaning for the model 'lstm'"]),
+        (["--gate-kernel", "shared"], 2, ["nothing differs between the gates"]),
+        (["--backend", "abacus"], 2, ["abacus"]),
+        (["--colour", "red"], 2, ["--colour"]),
+        (["--data", "none.conllu"], 1, ["none.conllu"]),
+        (["--data", "bad.conllu"], 1, ["bad.conllu, line 1: 2 columns, expected 10"]),
+        (["--config", "none.toml"], 1, ["none.toml"]),
+        (["--resume", "nowhere"], 1, ["nowhere is not a run folder"]),
+    ],
+)
+def test_bad_usage_and_failures(run, tmp_path: Path, arguments: list[str], code: int, says: list[str]) -> None:
+    (tmp_path / "bad.conllu").write_text("a\tb\n")
+    done = run("train", "pos", *arguments, "--json")
+    assert (done.code, done.out) == (code, "")
+    assert [part for part in says if part not in done.err] == []
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["bad.conllu"]
+
+
+def test_a_damaged_model_is_named(run, tmp_path: Path) -> None:
+    run(*QUICK, "--out", "r")
+    best = tmp_path / "r" / "best.safetensors"
+    best.write_bytes(best.read_bytes()[:-8])
+    done = run("predict", "r", "The dog")
+    assert done.code == 1 and "r/best.safetensors is damaged" in done.err
+    assert run("predict", "r", "  ").code == 2
+
+
+def test_a_folder_that_cannot_be_written(run, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    done = run(*QUICK, "--out", "file/run")
+    assert done.code == 1 and "file/run" in done.err
+
+
+def test_reproduce_table1(run) -> None:
+    done = run("reproduce", "table1", "--json")
+    counts = {row["name"]: row["parameters"] for row in json.loads(done.out)["rows"]}
+    assert (counts["LSTM"], counts["QK-LSTM"], counts["QLSTM"]) == (477, 183, 199)
+    shown = run("reproduce", "table1")
+    assert shown.code == 0
+    assert [count for count in (477, 183, 199, 273, 113, 213, 289, 337) if str(count) not in shown.out] == []
+    assert "2411.13225" in shown.out
+
+
+@pytest.mark.parametrize(
+    "command", [[], ["train"], ["train", "pos"], ["predict"], ["reproduce"], ["reproduce", "table1"]]
+)
+def test_every_help_has_an_example(run, command: list[str]) -> None:
+    done = run(*command, "--help")
+    assert done.code == 0 and "Example" in done.out
+    assert "dqk " + " ".join(command) in done.out.partition("Example")[2]
+
+
+def test_every_option_is_in_the_help(run) -> None:
+    shown = run("train", "pos", "--help").out
+    assert [name for name in OPTIONS if f"--{name.replace('_', '-')} " not in shown] == []
+
+
+def test_version(run) -> None:
+    assert run("--version").out == f"dqk {dqk.__version__}\n"
+
+
+def test_help_needs_neither_torch_nor_numba() -> None:
+    """The command line itself; what `import dqk` loads is another matter."""
+    code = (
+        "import sys, types, pathlib\n"
+        "package = types.ModuleType('dqk'); package.__path__ = [sys.argv[1]]; sys.modules['dqk'] = package\n"
+        "import dqk.cli\n"
+        "print(*{'torch', 'numba', 'matplotlib', 'numpy'} & set(sys.modules))"
+    )
+    command = [sys.executable, "-c", code, str(Path(dqk.__file__).parent)]
+    assert subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip() == ""

@@ -1,0 +1,92 @@
+"""Batches: every sentence and every word exactly once, the same for the same seed and epoch, whatever else happens."""
+
+from collections import Counter
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dqk.data import TaggedSentence, Vocabulary, collate, epoch_batches, sorted_batches
+from dqk.data.batches import PADDED_TAG, UNSEEN_TAG, hide_rare_words
+
+words = st.sampled_from(["a", "b", "c", "d", "e", "f"])
+sentences = st.lists(
+    st.lists(st.tuples(words, st.sampled_from("XYZ")), min_size=1, max_size=7).map(
+        lambda pairs: TaggedSentence(tuple(w for w, _ in pairs), tuple(t for _, t in pairs))
+    ),
+    min_size=1,
+    max_size=20,
+)
+
+
+@given(
+    n=st.integers(1, 200), batch_size=st.integers(1, 50), seed=st.integers(0, 2**31 - 1), epoch=st.integers(0, 10**6)
+)
+def test_every_sentence_once(n: int, batch_size: int, seed: int, epoch: int) -> None:
+    batches = epoch_batches(n, batch_size, seed, epoch)
+    assert sorted(index for batch in batches for index in batch) == list(range(n))
+    assert [len(batch) for batch in batches[:-1]] == [batch_size] * (len(batches) - 1)
+
+
+@given(lengths=st.lists(st.integers(1, 30), min_size=1, max_size=60), batch_size=st.integers(1, 10))
+def test_evaluation_sees_every_sentence_once_by_length(lengths: list[int], batch_size: int) -> None:
+    order = [index for batch in sorted_batches(lengths, batch_size) for index in batch]
+    assert sorted(order) == list(range(len(lengths)))
+    assert [lengths[index] for index in order] == sorted(lengths)
+
+
+def test_order_follows_from_seed_and_epoch_alone() -> None:
+    torch.manual_seed(1)
+    first = epoch_batches(40, 4, seed=3, epoch=5)
+    torch.manual_seed(2)
+    torch.rand(10)
+    before = torch.get_rng_state()
+    assert epoch_batches(40, 4, seed=3, epoch=5) == first
+    assert torch.equal(torch.get_rng_state(), before)
+    assert epoch_batches(40, 4, seed=3, epoch=6) != first
+    assert epoch_batches(40, 4, seed=4, epoch=5) != first
+    assert epoch_batches(40, 4, seed=5, epoch=3) != first
+
+
+@given(sentences=sentences, open=st.booleans())
+def test_collate_keeps_every_word_and_tag(sentences: list[TaggedSentence], open: bool) -> None:
+    vocabulary = Vocabulary.of(sentences, open=open)
+    batch = collate(sentences, vocabulary)
+    assert batch.words.shape == batch.tags.shape == (len(sentences), max(map(len, sentences)))
+    assert batch.n_tokens == sum(map(len, sentences)) == int((batch.tags != PADDED_TAG).sum())
+    for row, sentence in enumerate(sentences):
+        length = int(batch.lengths[row])
+        shown = [vocabulary.words[number - vocabulary.first_word_row] for number in batch.words[row, :length].tolist()]
+        assert tuple(shown) == sentence.words
+        assert tuple(vocabulary.tags[number] for number in batch.tags[row, :length].tolist()) == sentence.tags
+        assert (batch.tags[row, length:] == PADDED_TAG).all()
+        assert (batch.words[row, length:] == 0).all()
+
+
+def test_a_tag_that_training_has_not_seen_is_no_tag_that_can_be_predicted() -> None:
+    vocabulary = Vocabulary.of([TaggedSentence(("a",), ("X",))])
+    batch = collate([TaggedSentence(("a", "b"), ("Y", "X"))], vocabulary)
+    assert batch.tags.tolist() == [[UNSEEN_TAG, 0]]
+    assert batch.words.tolist() == [[2, 1]]
+
+
+def test_rare_words_are_hidden_half_of_the_time_and_others_never() -> None:
+    often, once = [f"w{i}" for i in range(50)], [f"r{i}" for i in range(2000)]
+    text = TaggedSentence(tuple(often * 2 + once), ("X",) * (100 + 2000))
+    vocabulary = Vocabulary.of([text])
+    rows = collate([text], vocabulary).words
+    shown = hide_rare_words(rows, vocabulary, seed=0, epoch=0, batch=0)
+    assert torch.equal(shown[:, :100], rows[:, :100])
+    counts = Counter((shown[0, 100:] == 1).tolist())
+    assert 0.45 < counts[True] / 2000 < 0.55
+    assert torch.equal(shown[shown != 1], rows[shown != 1])
+    assert torch.equal(shown, hide_rare_words(rows, vocabulary, seed=0, epoch=0, batch=0))
+    for other in ((1, 0, 0), (0, 1, 0), (0, 0, 1)):
+        assert not torch.equal(shown, hide_rare_words(rows, vocabulary, *other))
+
+
+def test_nothing_is_hidden_without_a_row_for_unknown_words() -> None:
+    text = TaggedSentence(("a", "b"), ("X", "Y"))
+    vocabulary = Vocabulary.of([text], open=False)
+    rows = collate([text], vocabulary).words
+    assert hide_rare_words(rows, vocabulary, 0, 0, 0) is rows

@@ -1,0 +1,23 @@
+"""A small made-up language, written as CoNLL-U, that a tagger can learn in seconds."""
+
+import random
+from pathlib import Path
+
+NOUNS = [f"noun{i}" for i in range(12)]
+VERBS = [f"verb{i}" for i in range(8)]
+# "like" is a verb after a noun and a preposition after a verb: context is needed.
+
+
+def write_corpus(path: Path, n_sentences: int, seed: int = 0) -> Path:
+    """Writes sentences such as "the noun3 verb1 like a noun5"."""
+    draw = random.Random(seed)
+    blocks = []
+    for _ in range(n_sentences):
+        words = [("the", "DET"), (draw.choice(NOUNS), "NOUN")]
+        words += draw.choice([[(draw.choice(VERBS), "VERB"), ("like", "ADP")], [("like", "VERB")]])
+        words += [(draw.choice(["a", "the"]), "DET"), (draw.choice(NOUNS), "NOUN")]
+        words += [(".", "PUNCT")] * draw.randint(0, 1)
+        rows = [f"{i}\t{w}\t{w}\t{t}\t_\t_\t_\t_\t_\t_" for i, (w, t) in enumerate(words, start=1)]
+        blocks.append("\n".join(rows) + "\n")
+    path.write_text("\n".join(blocks) + "\n", encoding="utf-8")
+    return path
