@@ -19,7 +19,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from dqk._resources import cpu_threads, memory_bound
 from dqk.backends import autograd
@@ -141,7 +140,7 @@ class _Tiled(torch.autograd.Function):
             return _forward(job, ax.detach(), None if ay is None else ay.detach(), shared.detach())
 
     @staticmethod
-    @once_differentiable
+    @autograd.first_derivative_only
     def backward(ctx, cotangent: Tensor):
         ax, ay, shared = ctx.saved_tensors
         with _one_blas_thread():

@@ -1,6 +1,6 @@
 """Differentiable forms of a backend's operations, for code that composes them itself (the QK-LSTM, projected kernels).
 
-First derivatives only: a second one is refused by torch with a clear message.
+First derivatives only: a second one is refused.
 """
 
 # torch.autograd.Function's methods have no useful static types.
@@ -8,14 +8,46 @@ First derivatives only: a second one is refused by torch with a clear message.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from dqk.backends.base import Backend, EncodingBackend
 from dqk.circuit import Circuit
+from dqk.errors import UnsupportedError
+
+
+class _Refused(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, gradient: Tensor) -> Tensor:
+        return gradient.clone()
+
+    @staticmethod
+    def backward(ctx, cotangent: Tensor):
+        raise UnsupportedError(
+            "second derivatives of quantum kernels are not available: the gradient that was made with create_graph=True "
+            "cannot be differentiated; detach it"
+        )
+
+
+def first_derivative_only(backward):
+    """Makes a backward pass one that raises if somebody differentiates its result.
+
+    Torch's `once_differentiable` does so only where a cotangent needs a gradient. Where only the angles do, as in a
+    gradient penalty, it would give a constant without a word.
+    """
+
+    @functools.wraps(backward)
+    def wrapper(ctx, *cotangents: Tensor):
+        with torch.no_grad():
+            gradients = backward(ctx, *cotangents)
+        if not torch.is_grad_enabled():
+            return gradients
+        return tuple(g if g is None else _Refused.apply(g.detach().requires_grad_()) for g in gradients)
+
+    return wrapper
 
 
 class _Encode(torch.autograd.Function):
@@ -27,7 +59,7 @@ class _Encode(torch.autograd.Function):
         return encoded
 
     @staticmethod
-    @once_differentiable
+    @first_derivative_only
     def backward(ctx, cotangent: Tensor):
         return None, None, *ctx.backend.encode_vjp(ctx.circuit, *ctx.saved_tensors, cotangent)
 
@@ -40,7 +72,7 @@ class _Overlap(torch.autograd.Function):
         return backend.overlap(backend.prepare(a), backend.prepare(b))
 
     @staticmethod
-    @once_differentiable
+    @first_derivative_only
     def backward(ctx, cotangent: Tensor):
         a, b = ctx.saved_tensors
         backend = ctx.backend
@@ -55,7 +87,7 @@ class _Fidelity(torch.autograd.Function):
         return backend.fidelity(circuit, ax, ay, shared)
 
     @staticmethod
-    @once_differentiable
+    @first_derivative_only
     def backward(ctx, cotangent: Tensor):
         return None, None, *ctx.backend.fidelity_vjp(ctx.circuit, *ctx.saved_tensors, cotangent)
 
@@ -70,7 +102,7 @@ class _Expectations(torch.autograd.Function):
         return backend.expectations(circuit, ax, observables, shared)
 
     @staticmethod
-    @once_differentiable
+    @first_derivative_only
     def backward(ctx, cotangent: Tensor):
         ax, shared = ctx.saved_tensors
         dax, dshared = ctx.backend.expectations_vjp(ctx.circuit, ax, ctx.observables, shared, cotangent)
