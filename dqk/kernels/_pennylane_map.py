@@ -107,12 +107,14 @@ def _probe(function: Function, n_features: int) -> list[Step]:
     generator = torch.Generator().manual_seed(0)
     count = max(3, n_features + 1, function.n_params + 1)  # no other axis has this length
     normal = torch.randn(4, count, n_features, generator=generator, dtype=torch.float64)
-    params = torch.randn(2, function.n_params, generator=generator, dtype=torch.float64)
     batches = [normal[0], normal[1].abs(), -normal[2].abs(), 5 * normal[3]]
+    normal = torch.randn(3, function.n_params, generator=generator, dtype=torch.float64)
+    params = [normal[0], normal[1].abs(), -normal[2].abs()]
     expected = function.record(batches[0], params[0])
     if not expected:
         raise InvalidInputError("the PennyLane function applies no gate; it must queue its gates, not call a QNode")
-    require_same(expected, function.record(batches[0], params[1]), "other parameters")
+    for other in params[1:]:
+        require_same(expected, function.record(batches[0], other), "other parameters")
     for x in batches:
         found = function.record(x, params[0])
         require_same(expected, found, "other samples")

@@ -172,16 +172,19 @@ class _Graph:
 
 
 def _angle(op: Any, kind: Kind, value: Any, batch: torch.Size) -> tuple[Kind, Any]:
+    """The kind and the angle: one value, or one value per sample of the batch."""
     shape = tuple(np.shape(value)) if kind == "constant" else tuple(value.shape)
-    if shape == (batch if kind == "data" else ()):
-        return kind, float(value) if kind == "constant" else value
-    if kind == "data":
-        raise _refusal(op, f"its angle has shape {shape} for x of shape {(*batch, 'd')}; read feature i as x[..., i]")
-    if shape == (1,):
-        return kind, float(value[0]) if kind == "constant" else value[0]
-    raise _refusal(
-        op, f"its angle has shape {shape}, but autograd does not connect it to x: use torch operations on x only"
-    )
+    expected = tuple(batch) if kind == "data" else ()
+    if shape != expected and {shape, expected} != {(), (1,)}:  # PennyLane drops an axis of length 1 here and there
+        hint = (
+            f"for x of shape {(*batch, 'd')}; read feature i as x[..., i]"
+            if kind == "data"
+            else "but autograd does not connect it to x: use torch operations on x only"
+        )
+        raise _refusal(op, f"its angle has shape {shape}, {hint}")
+    if kind == "constant":
+        return kind, float(np.asarray(value).reshape(()))
+    return kind, value.reshape(expected)
 
 
 def _refuse_what_is_not_unitary(op: Any, kinds: list[Kind]) -> None:
