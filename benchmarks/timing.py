@@ -10,19 +10,30 @@ from pathlib import Path
 from typing import Any
 
 
+_VISIT_S = 0.15
+
+
 def alternate(sides: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
-    """Median seconds of each side after one warm-up each; the order turns round every time."""
-    for run in sides.values():
-        run()
+    """Median seconds of each side; the order turns round every time.
+
+    Each visit to a side begins with a pause, in which thread pools of the other side stop spinning, and an untimed run, which
+    brings clock, caches and threads back; short runs are then timed several times.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     names = list(sides)
     for repeat in range(repeats):
         for name in names if repeat % 2 == 0 else reversed(names):
-            time.sleep(0.05)  # thread pools of the other side stop spinning
-            start = time.perf_counter()
-            sides[name]()
-            seconds[name].append(time.perf_counter() - start)
+            time.sleep(0.05)
+            warm_up = _seconds(sides[name])
+            for _ in range(max(1, min(10, int(_VISIT_S / warm_up)))):
+                seconds[name].append(_seconds(sides[name]))
     return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def _seconds(run: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
 
 
 def machine() -> dict[str, Any]:

@@ -109,7 +109,8 @@ class _Blocks:
 
     def keep(self, needed: set[int]) -> None:
         """Encodes the needed blocks that are missing, each by all threads together, and drops the others."""
-        self.states = {k: state for k, state in self.states.items() if k in needed}
+        for k in self.states.keys() - needed:
+            self.job.backend.recycle(self.states.pop(k)[1])
         for k in sorted(needed - self.states.keys()):
             part = self.angles[self.slices[k]]
             missing = -len(part) % _PAD
@@ -179,6 +180,8 @@ def _forward(job: _Job, ax: Tensor, ay: Tensor | None, shared: Tensor) -> Tensor
                 columns.keep(wanted_columns)
             for _ in job.map(write, group):
                 advance()
+    for side in {rows, columns}:
+        side.keep(set())
     return result
 
 
@@ -222,6 +225,7 @@ def _backward(
         results.append(torch.cat([part for part, _ in swept]))
         for _, part in swept:
             dshared += part
+        side.keep(set())
     return results[0], None if symmetric else results[1], dshared
 
 

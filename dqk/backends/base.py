@@ -211,6 +211,9 @@ class EncodingBackend(Backend):
         encoded = self.encode(circuit, angles, shared)
         return encoded, self.prepare(encoded)
 
+    def recycle(self, prepared: Tensor) -> None:
+        """Takes back a block that `encode_block` gave and nobody reads any more; its memory may serve another one."""
+
     def log_overlap(self, a: Tensor, b: Tensor) -> Tensor:
         """Natural logarithm of `overlap`; backends that would underflow override it."""
         return self.overlap(a, b).log()

@@ -6,8 +6,11 @@ cache; `K = |<b|a>|^2` takes three real products instead of four.
 
 from __future__ import annotations
 
+import threading
+import weakref
 from collections import deque
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +22,44 @@ from dqk.errors import UnsupportedError
 
 _PAD, _PAD_FROM = 8, 256
 _SAMPLES_PER_TASK = 32
+
+
+class _Buffers:
+    """Blocks to write states into again: fresh pages cost the system as much time as the states take."""
+
+    most_bytes = 128 * 2**20
+
+    def __init__(self) -> None:
+        self._free: dict[tuple[Any, ...], list[np.ndarray]] = {}
+        self._lent: weakref.WeakValueDictionary[int, np.ndarray] = weakref.WeakValueDictionary()
+        self._bytes = 0
+        self._lock = threading.Lock()
+
+    def take(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+        with self._lock:
+            kept = self._free.get((shape, dtype))
+            if kept:
+                array = kept.pop()
+                self._bytes -= array.nbytes
+            else:
+                array = np.empty(shape, dtype)
+            self._lent[array.ctypes.data] = array
+        return array
+
+    def give(self, address: int) -> None:
+        with self._lock:
+            array = self._lent.pop(address, None)
+            if array is None:
+                return
+            if self._bytes + array.nbytes > self.most_bytes:
+                self._free.clear()  # of other shapes, most likely
+                self._bytes = 0
+            if array.nbytes <= self.most_bytes:
+                self._free.setdefault((array.shape, array.dtype), []).append(array)
+                self._bytes += array.nbytes
+
+
+_buffers = _Buffers()
 
 
 class StatevectorBackend(EncodingBackend):
@@ -52,6 +93,10 @@ class StatevectorBackend(EncodingBackend):
         planes = self._states(circuit, angles, shared, 4, parallel)
         return planes[:2], planes
 
+    def recycle(self, prepared: Tensor) -> None:
+        """Keeps the block's memory for the next one of its shape."""
+        _buffers.give(prepared.data_ptr())
+
     def prepare(self, encoded: Tensor) -> Tensor:
         """Adds the planes of sums and differences. Shape (4, 2**n, N)."""
         re, im = encoded.transpose(1, 2)
@@ -67,7 +112,7 @@ class StatevectorBackend(EncodingBackend):
         arrays = _contiguous(angles), _contiguous(shared)
         size = 2**circuit.n_qubits
         # Rows a power of two apart would compete for the same cache sets.
-        out = np.empty((planes, len(angles), size + _PAD if size >= _PAD_FROM else size), arrays[0].dtype)
+        out = _buffers.take((planes, len(angles), size + _PAD if size >= _PAD_FROM else size), arrays[0].dtype)
         program = program_of(circuit, out.dtype)
         starts = range(0, len(angles), _SAMPLES_PER_TASK)
         run = lambda start: encode_states(*program, *arrays, out, start, start + _SAMPLES_PER_TASK)  # noqa: E731
