@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from dqk.backends import EncodingBackend
+from dqk.backends.autograd import first_derivative_only
 from dqk.circuit import Circuit
-from dqk.errors import UnsupportedError
 
 
 @dataclass(frozen=True)
@@ -127,10 +127,8 @@ class _Fused(torch.autograd.Function):
         return torch.cat(outputs), h_all, c_all
 
     @staticmethod
+    @first_derivative_only
     def backward(ctx, d_outputs: Tensor, d_h_all: Tensor, d_c_all: Tensor):
-        # Torch's once_differentiable lets constant cotangents pass, and what it returns would count as constant.
-        if torch.is_grad_enabled():
-            raise UnsupportedError("a QK-LSTM has first derivatives only; leave out create_graph=True")
         plan, records, prepared = ctx.plan, ctx.records, ctx.prepared
         backend, circuit, (hidden, alpha, encoded, shared) = plan.backend, plan.circuit, ctx.saved_tensors
         d_rows = list(d_outputs.split(list(plan.batch_sizes)))
