@@ -17,10 +17,11 @@ from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from dqk._resources import cpu_threads, memory_bound
+from dqk._resources import cpu_threads, memory_bound, one_blas_thread
 from dqk.backends import autograd
 from dqk.backends.base import Backend, EncodingBackend, mirror, without_diagonal
 from dqk.circuit import Circuit
@@ -100,27 +101,26 @@ class _Job:
 
 
 class _Blocks:
-    """The encoded blocks of one set of samples, of which only some are in memory."""
+    """The blocks of one set of samples, of which only some are in memory: made for values alone or for gradients too."""
 
-    def __init__(self, job: _Job, angles: Tensor, shared: Tensor):
+    def __init__(self, job: _Job, angles: Tensor, shared: Tensor, gradients: bool):
         self.job, self.angles, self.shared = job, angles, shared
+        self.make = job.backend.encode_block if gradients else job.backend.forward_block
+        self.gradients = gradients
         self.slices = blocks(len(angles), job.side(angles.dtype))
-        self.states: dict[int, tuple[Tensor, Tensor]] = {}
+        self.states: dict[int, Any] = {}
 
     def keep(self, needed: set[int]) -> None:
         """Encodes the needed blocks that are missing, each by all threads together, and drops the others."""
         for k in self.states.keys() - needed:
-            self.job.backend.recycle(self.states.pop(k)[1])
+            state = self.states.pop(k)
+            self.job.backend.recycle(state[1] if self.gradients else state)
         for k in sorted(needed - self.states.keys()):
             part = self.angles[self.slices[k]]
             missing = -len(part) % _PAD
             if missing:
                 part = torch.cat([part, part.new_zeros(missing, part.shape[1])])
-            self.states[k] = self.job.backend.encode_block(self.job.circuit, part, self.shared, self.job.map)
-
-    def prepared(self, k: int) -> Tensor:
-        """What `overlap` reads of a block."""
-        return self.states[k][1]
+            self.states[k] = self.make(self.job.circuit, part, self.shared, self.job.map)
 
     def sweep(self, k: int, total: Tensor) -> tuple[Tensor, Tensor]:
         """Cotangents of the block's angles and of the shared ones, from those of its padded encoding."""
@@ -137,21 +137,21 @@ class _Tiled(torch.autograd.Function):
     def forward(ctx, job: _Job, ax: Tensor, ay: Tensor | None, shared: Tensor) -> Tensor:
         ctx.job, ctx.symmetric = job, ay is None
         ctx.save_for_backward(ax, ax if ay is None else ay, shared)
-        with _one_blas_thread():
+        with one_blas_thread():
             return _forward(job, ax.detach(), None if ay is None else ay.detach(), shared.detach())
 
     @staticmethod
     @autograd.first_derivative_only
     def backward(ctx, cotangent: Tensor):
         ax, ay, shared = ctx.saved_tensors
-        with _one_blas_thread():
+        with one_blas_thread():
             dax, day, dshared = _backward(ctx.job, ax, None if ctx.symmetric else ay, shared, cotangent)
         return None, dax, day, dshared
 
 
 def _forward(job: _Job, ax: Tensor, ay: Tensor | None, shared: Tensor) -> Tensor:
-    rows = _Blocks(job, ax, shared)
-    columns = rows if ay is None else _Blocks(job, ay, shared)
+    rows = _Blocks(job, ax, shared, gradients=False)
+    columns = rows if ay is None else _Blocks(job, ay, shared, gradients=False)
     symmetric = rows is columns
     wanted = len(rows.slices) + (0 if symmetric else len(columns.slices))
     capacity = job.capacity(ax.dtype, wanted)
@@ -159,12 +159,11 @@ def _forward(job: _Job, ax: Tensor, ay: Tensor | None, shared: Tensor) -> Tensor
     band = len(rows.slices) if everything else max(1, capacity - max(1, capacity // 4))
     chunk = len(columns.slices) if everything else capacity - band
     groups = partition(len(rows.slices), len(columns.slices), symmetric, band, chunk)
-    overlap = job.backend.log_overlap if job.log else job.backend.overlap
-    result = ax.new_empty(len(ax), len(columns.angles))
+    result = _uninitialised(ax, len(columns.angles))
 
     def write(tile: Tile) -> None:
         r, c = rows.slices[tile.row], columns.slices[tile.column]
-        value = overlap(rows.prepared(tile.row), columns.prepared(tile.column))
+        value = job.backend.forward_tile(rows.states[tile.row], columns.states[tile.column], job.log)
         value = value[: r.stop - r.start, : c.stop - c.start]
         if symmetric and tile.is_diagonal:
             value = mirror(value, 0.0 if job.log else 1.0)
@@ -185,12 +184,19 @@ def _forward(job: _Job, ax: Tensor, ay: Tensor | None, shared: Tensor) -> Tensor
     return result
 
 
+def _uninitialised(like: Tensor, columns: int) -> Tensor:
+    """A result with a row for each of `like`; NumPy asks the system for large pages, which torch does not."""
+    if like.device.type != "cpu":
+        return like.new_empty(len(like), columns)
+    return torch.from_numpy(np.empty((len(like), columns), torch.empty(0, dtype=like.dtype).numpy().dtype))
+
+
 def _backward(
     job: _Job, ax: Tensor, ay: Tensor | None, shared: Tensor, cotangent: Tensor
 ) -> tuple[Tensor, Tensor | None, Tensor]:
     """Every tile once more, its cotangents of the states added in tile order, then one sweep per block of states."""
-    rows = _Blocks(job, ax, shared)
-    columns = rows if ay is None else _Blocks(job, ay, shared)
+    rows = _Blocks(job, ax, shared, gradients=True)
+    columns = rows if ay is None else _Blocks(job, ay, shared, gradients=True)
     symmetric = rows is columns
     sides = [rows] if symmetric else [rows, columns]
     wanted = sum(len(side.slices) for side in sides)
@@ -207,7 +213,7 @@ def _backward(
     folded = without_diagonal(cotangent + cotangent.T) if symmetric else cotangent
 
     def pull(tile: Tile) -> tuple[Tile, tuple[Tensor, Tensor]]:
-        a, b = rows.prepared(tile.row), columns.prepared(tile.column)
+        a, b = rows.states[tile.row][1], columns.states[tile.column][1]
         part = folded[rows.slices[tile.row], columns.slices[tile.column]]
         if symmetric and tile.is_diagonal:
             part = torch.triu(part, 1)
@@ -238,18 +244,6 @@ def _pool() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(
         cpu_threads(), thread_name_prefix="dqk", initializer=torch.set_grad_enabled, initargs=(False,)
     )
-
-
-@lru_cache(maxsize=1)
-def _blas() -> Any:
-    from threadpoolctl import ThreadpoolController
-
-    return ThreadpoolController().select(user_api="blas")
-
-
-def _one_blas_thread() -> contextlib.AbstractContextManager[Any]:
-    limit: contextlib.AbstractContextManager[Any] = _blas().limit(limits=1)
-    return limit
 
 
 @contextlib.contextmanager

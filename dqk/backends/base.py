@@ -211,8 +211,16 @@ class EncodingBackend(Backend):
         encoded = self.encode(circuit, angles, shared)
         return encoded, self.prepare(encoded)
 
-    def recycle(self, prepared: Tensor) -> None:
-        """Takes back a block that `encode_block` gave and nobody reads any more; its memory may serve another one."""
+    def forward_block(self, circuit: Circuit, angles: Tensor, shared: Tensor, parallel: Parallel = map) -> Any:
+        """What `forward_tile` reads of a block; backends override both where values alone can be had faster."""
+        return self.encode_block(circuit, angles, shared, parallel)[1]
+
+    def forward_tile(self, a: Any, b: Any, log: bool) -> Tensor:
+        """Kernel values or their logarithms, shape (N, M). With `a is b` only the part above the diagonal is read."""
+        return self.log_overlap(a, b) if log else self.overlap(a, b)
+
+    def recycle(self, block: Any) -> None:
+        """Takes back what `forward_block` gave, or the second part of `encode_block`'s, for nobody reads it any more."""
 
     def log_overlap(self, a: Tensor, b: Tensor) -> Tensor:
         """Natural logarithm of `overlap`; backends that would underflow override it."""

@@ -6,22 +6,37 @@ cache; `K = |<b|a>|^2` takes three real products instead of four.
 
 from __future__ import annotations
 
+import math
 import threading
 import weakref
 from collections import deque
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from dqk._resources import one_blas_thread
 from dqk.backends.base import Capabilities, EncodingBackend, Parallel
 from dqk.circuit import Circuit
 from dqk.errors import UnsupportedError
 
 _PAD, _PAD_FROM = 8, 256
+VECTOR_BYTES = 64
 _SAMPLES_PER_TASK = 32
+
+
+class _Panels(NamedTuple):
+    """States of one block as vectors of samples.
+
+    Attributes:
+        data: shape (panels, 2**n, 4, lanes): real parts, imaginary parts, sums and differences.
+        samples: number of samples; the last panels may have more lanes.
+    """
+
+    data: np.ndarray
+    samples: int
 
 
 class _Buffers:
@@ -42,7 +57,7 @@ class _Buffers:
                 array = kept.pop()
                 self._bytes -= array.nbytes
             else:
-                array = np.empty(shape, dtype)
+                array = _aligned(shape, dtype)
             self._lent[array.ctypes.data] = array
         return array
 
@@ -59,11 +74,28 @@ class _Buffers:
                 self._bytes += array.nbytes
 
 
+def _aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """An uninitialised array that starts on a cache line."""
+    size = math.prod(shape) * dtype.itemsize
+    flat = np.empty(size + VECTOR_BYTES, np.uint8)
+    start = -flat.ctypes.data % VECTOR_BYTES
+    return flat[start : start + size].view(dtype).reshape(shape)
+
+
+def _has_wide_registers() -> bool:
+    from llvmlite.binding import get_host_cpu_features
+
+    return bool(get_host_cpu_features().get("avx512f"))
+
+
 _buffers = _Buffers()
 
 
 class StatevectorBackend(EncodingBackend):
     """Dense statevectors, float32 or float64 parts.
+
+    Args:
+        panels: whether tiles of values are computed from panels instead of by BLAS; None for where that is faster.
 
     An encoding has shape (2, 2**n, N): real and imaginary parts of the amplitudes, qubit 0 the most significant bit. A prepared
     one has two more planes, the sum and the difference of the parts. In memory a sample's amplitudes are contiguous.
@@ -72,6 +104,9 @@ class StatevectorBackend(EncodingBackend):
     name = "statevector"
     capabilities = Capabilities(exact=True, differentiable=True, expectations=True, max_qubits=28)
     parallel_tiles = True
+
+    def __init__(self, panels: bool | None = None):
+        self.panels = _has_wide_registers() if panels is None else panels
 
     def tile_side(self, circuit: Circuit, dtype: torch.dtype) -> int:
         """128 samples up to 13 qubits (a side at which BLAS is near its best), fewer above to bound a block's memory."""
@@ -93,9 +128,38 @@ class StatevectorBackend(EncodingBackend):
         planes = self._states(circuit, angles, shared, 4, parallel)
         return planes[:2], planes
 
-    def recycle(self, prepared: Tensor) -> None:
+    def forward_block(self, circuit: Circuit, angles: Tensor, shared: Tensor, parallel: Parallel = map) -> Any:
+        """States in panels, see `dqk.backends.compiled.panels`, on processors with registers of 64 bytes."""
+        if not self.panels:
+            return super().forward_block(circuit, angles, shared, parallel)
+        _require_cpu(angles)
+        from dqk.backends.compiled.panels import encode_panels
+        from dqk.backends.compiled.program import program_of
+
+        arrays = _contiguous(angles), _contiguous(shared)
+        lanes = VECTOR_BYTES // arrays[0].itemsize
+        count = 2 * -(-len(angles) // (2 * lanes))
+        out = _buffers.take((count, 2**circuit.n_qubits, 4, lanes), arrays[0].dtype)
+        program, step = program_of(circuit, out.dtype), max(1, _SAMPLES_PER_TASK // lanes)
+        run = lambda start: encode_panels(*program, *arrays, out, start, start + step)  # noqa: E731
+        deque(parallel(run, range(0, count, step)), maxlen=0)
+        return _Panels(out, len(angles))
+
+    def forward_tile(self, a: Any, b: Any, log: bool) -> Tensor:
+        """From panels, or else by BLAS."""
+        if not isinstance(a, _Panels):
+            return super().forward_tile(a, b, log)
+        from dqk.backends.compiled.panels import tile_panels
+
+        lanes = a.data.shape[3]
+        out = np.empty((len(a.data) * lanes, len(b.data) * lanes), a.data.dtype)
+        tile_panels(a.data, b.data, a is b, out)
+        values = torch.from_numpy(out)[: a.samples, : b.samples]
+        return values.log() if log else values
+
+    def recycle(self, block: Any) -> None:
         """Keeps the block's memory for the next one of its shape."""
-        _buffers.give(prepared.data_ptr())
+        _buffers.give(block.data.ctypes.data if isinstance(block, _Panels) else block.data_ptr())
 
     def prepare(self, encoded: Tensor) -> Tensor:
         """Adds the planes of sums and differences. Shape (4, 2**n, N)."""
@@ -135,7 +199,8 @@ class StatevectorBackend(EncodingBackend):
 
     def overlap(self, a: Tensor, b: Tensor) -> Tensor:
         """`|<b|a>|^2`, shape (N, M), by three real products."""
-        re, im = _inner(_by_sample(a), _by_sample(b))
+        with one_blas_thread():
+            re, im = _inner(_by_sample(a), _by_sample(b))
         re *= re
         im *= im
         re += im
@@ -144,13 +209,14 @@ class StatevectorBackend(EncodingBackend):
     def overlap_vjp(self, a: Tensor, b: Tensor, cotangent: Tensor) -> tuple[Tensor, Tensor]:
         """One real product of stacked planes each: the cotangents come out in the layout of encodings."""
         x, y = _by_sample(a), _by_sample(b)
-        re, im = _inner(x, y)
         weight = 2 * cotangent.detach().numpy()
-        re *= weight
-        im *= weight
         # <b|a> = re + i im: d(ax) = re bx - im by, d(ay) = im bx + re by; d(bx) = ax re + ay im, d(by) = ay re - ax im.
-        da = np.block([[re, -im], [im, re]]) @ _stacked(y)
-        db = np.block([[re.T, im.T], [-im.T, re.T]]) @ _stacked(x)
+        with one_blas_thread():
+            re, im = _inner(x, y)
+            re *= weight
+            im *= weight
+            da = np.block([[re, -im], [im, re]]) @ _stacked(y)
+            db = np.block([[re.T, im.T], [-im.T, re.T]]) @ _stacked(x)
         return _as_encoding(da), _as_encoding(db)
 
     def _expectations(self, circuit: Circuit, ax: Tensor, observables: tuple[str, ...], shared: Tensor) -> Tensor:

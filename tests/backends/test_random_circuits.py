@@ -48,6 +48,18 @@ def test_agrees_with_the_reference(backend, product, seed):
         close(first, second, 1e-11)
 
 
+@pytest.mark.parametrize("panels", [True, False])
+@pytest.mark.parametrize("seed", range(0, 60, 5))
+def test_tiles_of_values_from_panels_and_from_blas(seed, panels):
+    circuit, backend = random_circuit(seed), StatevectorBackend(panels=panels)
+    ax, ay, shared, _ = angles_for(circuit, 1 + 7 * (seed % 9), seed)
+    a, b = (backend.forward_block(circuit, angles, shared) for angles in (ax, ay))
+    expected = REFERENCE.fidelity(circuit, ax, ay, shared)
+    close(backend.forward_tile(a, b, log=False), expected)
+    square = backend.forward_tile(a, a, log=False)
+    close(torch.triu(square), torch.triu(REFERENCE.fidelity(circuit, ax, ax, shared)))
+
+
 @pytest.mark.parametrize("seed", range(12))
 def test_encoding_of_the_unsimplified_circuit_is_the_state(seed):
     """Gates that cancel in a fidelity are still applied by `encode`."""

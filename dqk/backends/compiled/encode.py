@@ -10,7 +10,7 @@ import math
 import numpy as np
 
 from dqk.backends.compiled.jit import inner, jit
-from dqk.backends.compiled.passes import aligned, fill_trig, start_qubits, start_state, step
+from dqk.backends.compiled.passes import aligned, fill_trig, start_qubits, start_state, step, width
 from dqk.backends.compiled.simd import load
 
 
@@ -22,6 +22,38 @@ def constants(like):
     values[:lanes] = 1.0
     values[lanes:] = math.sqrt(0.5)
     return values
+
+
+@inner
+def workspace(like, size, n_slots):
+    """What `simulate` works on: the state, two tables, the one-qubit states, cosines and sines, a scratch and constants."""
+    lanes = 64 // like.itemsize
+    w = 2 * lanes
+    n = int(round(math.log2(size)))
+    return (
+        aligned(like, size * w),
+        aligned(like, (1 << (n // 2)) * w),
+        aligned(like, (1 << (n - n // 2)) * w),
+        aligned(like, 2 * n * w),
+        aligned(like, max(1, n_slots) * w),
+        aligned(like, 4 * w),
+        constants(like),
+        np.arange(2).astype(np.int32),
+    )
+
+
+@inner
+def simulate(space, steps, frames, slots, factors, starts, matrices, angles, shared, start):
+    """Runs the program on samples start, start + 1, ...; the states are in `space[0]`, in the order of the last frame."""
+    psi, low, high, qubits, trig, scratch, units, pair = space
+    lanes = width(psi) // 2
+    n = len(qubits) // (4 * lanes)
+    ones, root = load(units, 0), load(units, lanes)
+    fill_trig(trig, slots, factors, angles, shared, start, lanes)
+    start_qubits(qubits, n, starts, trig, matrices, pair, ones, root, scratch)
+    start_state(psi, n, qubits)
+    for s in range(len(steps)):
+        step(psi, n, steps[s], frames, slots, trig, matrices, low, high, ones, root, scratch)
 
 
 @inner
@@ -60,20 +92,8 @@ def encode_states(steps, frames, slots, factors, starts, matrices, angles, share
         first: first sample.
         last: one past the last sample; may lie beyond the end.
     """
-    size = frames.shape[1]
-    n = int(round(math.log2(size)))
     lanes = 64 // out.itemsize
-    w = 2 * lanes
-    psi, scratch, qubits = aligned(out, size * w), aligned(out, 4 * w), aligned(out, 2 * n * w)
-    low, high = aligned(out, (1 << (n // 2)) * w), aligned(out, (1 << (n - n // 2)) * w)
-    trig = aligned(out, max(1, len(factors)) * w)
-    units = constants(out)
-    ones, root = load(units, 0), load(units, lanes)
-    pair = np.arange(2).astype(np.int32)
+    space = workspace(out, frames.shape[1], len(factors))
     for start in range(first, min(last, out.shape[1]), lanes):
-        fill_trig(trig, slots, factors, angles, shared, start, lanes)
-        start_qubits(qubits, n, starts, trig, matrices, pair, ones, root, scratch)
-        start_state(psi, n, qubits)
-        for s in range(len(steps)):
-            step(psi, n, steps[s], frames, slots, trig, matrices, low, high, ones, root, scratch)
-        _write(psi, frames[len(frames) - 1], out, start)
+        simulate(space, steps, frames, slots, factors, starts, matrices, angles, shared, start)
+        _write(space[0], frames[len(frames) - 1], out, start)
