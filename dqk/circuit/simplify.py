@@ -88,15 +88,13 @@ def simplify_for_fidelity(circuit: Circuit) -> Simplification:
     """
     remaining = list(enumerate(circuit.gates))
     removed: list[Removed] = []
-    while True:
-        before = len(removed)
-        for rule in (_trailing, _leading):
-            gone = rule(remaining)
-            removed += gone
-            dropped = {entry.index for entry in gone}
-            remaining = [(index, gate) for index, gate in remaining if index not in dropped]
-        if len(removed) == before:
-            break
+    # Once in this order is enough: a leading gate that goes shares no wire with an earlier one that remains, so it cannot
+    # have held a trailing one back.
+    for rule in (_trailing, _leading):
+        gone = rule(remaining)
+        removed += gone
+        dropped = {entry.index for entry in gone}
+        remaining = [(index, gate) for index, gate in remaining if index not in dropped]
     kept = replace(circuit, gates=tuple(gate for _, gate in remaining))
     return Simplification(circuit, kept, tuple(sorted(removed, key=lambda entry: entry.index)))
 
