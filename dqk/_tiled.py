@@ -212,19 +212,23 @@ def _backward(
     # Both K[i, j] and K[j, i] are the one number above the diagonal.
     folded = without_diagonal(cotangent + cotangent.T) if symmetric else cotangent
 
-    def pull(tile: Tile) -> tuple[Tile, tuple[Tensor, Tensor]]:
+    def pull(tile: Tile) -> tuple[Tile, tuple[Tensor, ...]]:
         a, b = rows.states[tile.row][1], columns.states[tile.column][1]
         part = folded[rows.slices[tile.row], columns.slices[tile.column]]
-        if symmetric and tile.is_diagonal:
+        on_diagonal = symmetric and tile.is_diagonal
+        if on_diagonal:
             part = torch.triu(part, 1)
         padded = part.new_zeros(a.shape[-1], b.shape[-1])
         padded[: part.shape[0], : part.shape[1]] = part
+        if on_diagonal and not job.log:
+            return tile, (job.backend.self_overlap_vjp(a, padded),)
         return tile, vjp(a, b, padded)
 
     (tiles,) = partition(len(rows.slices), len(columns.slices), symmetric, len(rows.slices), len(columns.slices))
-    for tile, (da, db) in job.map(pull, tiles):
+    for tile, (da, *db) in job.map(pull, tiles):
         totals[0][tile.row] += da
-        totals[-1][tile.column] += db
+        for part in db:
+            totals[-1][tile.column] += part
     results, dshared = [], torch.zeros_like(shared)
     for side, total in zip(sides, totals, strict=True):
         swept = list(job.map(partial(_sweep, side, total), range(len(side.slices))))

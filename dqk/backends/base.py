@@ -200,6 +200,11 @@ class EncodingBackend(Backend):
     def overlap_vjp(self, a: Tensor, b: Tensor, cotangent: Tensor) -> tuple[Tensor, Tensor]:
         """Cotangents of the *encodings* of `a` and `b`, given prepared ones, for a cotangent of shape (N, M)."""
 
+    def self_overlap_vjp(self, a: Tensor, cotangent: Tensor) -> Tensor:
+        """Cotangent of the encodings of `a` in `overlap(a, a)`, in which they stand on both sides."""
+        first, second = self.overlap_vjp(a, a, cotangent)
+        return first + second
+
     def encode_block(
         self, circuit: Circuit, angles: Tensor, shared: Tensor, parallel: Parallel = map
     ) -> tuple[Tensor, Tensor]:
@@ -251,8 +256,8 @@ class EncodingBackend(Backend):
         self.check_supported(circuit)
         ex, a = self.encode_block(circuit, ax, shared)
         if ay is None:
-            da, db = self.overlap_vjp(a, a, without_diagonal(cotangent))
-            dax, dshared = self.encode_vjp(circuit, ax, shared, ex, da + db)
+            total = self.self_overlap_vjp(a, without_diagonal(cotangent))
+            dax, dshared = self.encode_vjp(circuit, ax, shared, ex, total)
             return dax, None, dshared
         ey, b = self.encode_block(circuit, ay, shared)
         da, db = self.overlap_vjp(a, b, cotangent)

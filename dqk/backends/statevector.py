@@ -207,17 +207,18 @@ class StatevectorBackend(EncodingBackend):
         return torch.from_numpy(re)
 
     def overlap_vjp(self, a: Tensor, b: Tensor, cotangent: Tensor) -> tuple[Tensor, Tensor]:
-        """One real product of stacked planes each: the cotangents come out in the layout of encodings."""
+        """By the chain rule through <b|a>: two complex products."""
         x, y = _by_sample(a), _by_sample(b)
-        weight = 2 * cotangent.detach().numpy()
-        # <b|a> = re + i im: d(ax) = re bx - im by, d(ay) = im bx + re by; d(bx) = ax re + ay im, d(by) = ay re - ax im.
         with one_blas_thread():
-            re, im = _inner(x, y)
-            re *= weight
-            im *= weight
-            da = np.block([[re, -im], [im, re]]) @ _stacked(y)
-            db = np.block([[re.T, im.T], [-im.T, re.T]]) @ _stacked(x)
-        return _as_encoding(da), _as_encoding(db)
+            re, im = _weighted(x, y, cotangent)
+            # With W = 2 dK <b|a>: d(a) = W b, and d(b) = W^dagger a.
+            return _combine(re, im, y), _combine(re.T, -im.T, x)
+
+    def self_overlap_vjp(self, a: Tensor, cotangent: Tensor) -> Tensor:
+        """One complex product, for K[i, j] and K[j, i] are one number."""
+        x = _by_sample(a)
+        with one_blas_thread():
+            return _combine(*_weighted(x, x, cotangent + cotangent.T), x)
 
     def _expectations(self, circuit: Circuit, ax: Tensor, observables: tuple[str, ...], shared: Tensor) -> Tensor:
         state = self.encode(circuit, ax, shared)
@@ -243,13 +244,25 @@ def _contiguous(tensor: Tensor) -> np.ndarray:
     return np.ascontiguousarray(tensor.detach().numpy())
 
 
-def _stacked(x: np.ndarray) -> np.ndarray:
-    """Real parts of all samples, then imaginary ones: shape (2 N, 2**n)."""
-    return x[:2].reshape(2 * x.shape[1], x.shape[2])
+def _weighted(x: np.ndarray, y: np.ndarray, cotangent: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Real and imaginary parts of `2 cotangent <y|x>`, elementwise."""
+    re, im = _inner(x, y)
+    weight = 2 * cotangent.detach().numpy()
+    re *= weight
+    im *= weight
+    return re, im
 
 
-def _as_encoding(stacked: np.ndarray) -> Tensor:
-    return torch.from_numpy(stacked.reshape(2, len(stacked) // 2, stacked.shape[1])).transpose(1, 2)
+def _combine(re: np.ndarray, im: np.ndarray, x: np.ndarray) -> Tensor:
+    """`(re + i im) psi` for states psi by sample, in the layout of encodings: three products (Gauss)."""
+    out = np.empty((2, len(re), x.shape[2]), x.dtype)
+    np.matmul(re, x[0], out=out[0])
+    np.matmul(re + im, x[2], out=out[1])
+    second = im @ x[1]
+    out[1] -= out[0]
+    out[1] -= second
+    out[0] -= second
+    return torch.from_numpy(out).transpose(1, 2)
 
 
 def _inner(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
