@@ -84,7 +84,7 @@ def table1() -> list[Row]:
     embedding = Term("embedding", f"{n_words}*{_EMBEDDING}", n_words * _EMBEDDING)
     head = _linear("head", _HIDDEN, n_tags)
     rows = []
-    for name, recurrent, terms, paper, note in _variants():
+    for (name, paper, note), (recurrent, terms) in zip(_TEXTS, _networks(), strict=True):
         tagger = SequenceTagger(recurrent, n_words, _EMBEDDING, n_tags)
         rows.append(Row(name, count_parameters(tagger), (embedding, *terms, head), paper, note))
     return rows
@@ -96,8 +96,47 @@ def _qklstm(**options: Any) -> QKLSTM:
     return QKLSTM(_EMBEDDING, _HIDDEN, batch_first=True, **options)
 
 
-def _variants() -> list[tuple[str, nn.Module, list[Term], int | None, str]]:
-    """Name, recurrent network, its terms, the paper's number, note."""
+_TEXTS: tuple[tuple[str, int | None, str], ...] = (
+    ("LSTM", 477, "torch.nn.LSTM, which has two biases per gate."),
+    (
+        "QK-LSTM",
+        183,
+        "The paper names neither a projection from 14 inputs to 4 qubits nor the number of references; 183 "
+        "follows from one projection, 4 fixed references per gate and one readout that the gates share.",
+    ),
+    (
+        "QLSTM",
+        None,
+        "A public QLSTM counts 183 because its 16 circuit angles are not registered, hence neither counted "
+        "nor trained; registered they make 199.",
+    ),
+    (
+        "QK-LSTM, readout per gate",
+        None,
+        "What equation (3) asks for, a weighting of its own for each gate: 90 more than Table I.",
+    ),
+    (
+        "QK-LSTM, eq. (3) word for word",
+        None,
+        "No projection (14 qubits) and scalar alpha: all hidden units of a gate are equal. Not Table I's model.",
+    ),
+    (
+        "QK-LSTM, eq. (3), vector alpha",
+        None,
+        "No projection (14 qubits), one alpha per hidden unit. Not Table I's model either.",
+    ),
+    (
+        "QK-LSTM, learned references for all gates",
+        None,
+        "The paper allows learned references; its count leaves no room for them.",
+    ),
+    ("QK-LSTM, learned references per gate", None, "As before, with references of its own for each gate."),
+)
+"""Name, the paper's number, note."""
+
+
+def _networks() -> list[tuple[nn.Module, list[Term]]]:
+    """Recurrent network and its terms, in the order of `_TEXTS`."""
     four_biases = 4 * (_EMBEDDING * _HIDDEN + _HIDDEN * _HIDDEN + 2 * _HIDDEN)
     projection = _linear("projection", _INPUTS, _QUBITS)
     shared = _linear("readout for all gates", _REFERENCES, _HIDDEN)
@@ -106,63 +145,14 @@ def _variants() -> list[tuple[str, nn.Module, list[Term], int | None, str]]:
     angles = Term("circuit angles", "4*4", _GATES * _QUBITS)
     one_set = Term("references", f"{_REFERENCES}*{_QUBITS}", _REFERENCES * _QUBITS)
     four_sets = Term("references per gate", f"4*{_REFERENCES}*{_QUBITS}", _GATES * _REFERENCES * _QUBITS)
+    variational = QLSTM(_EMBEDDING, _HIDDEN, batch_first=True, n_qubits=_QUBITS, backend="reference")
     return [
-        (
-            "LSTM",
-            nn.LSTM(_EMBEDDING, _HIDDEN, batch_first=True),
-            [Term("LSTM", "4*(8*6 + 6*6 + 6 + 6)", four_biases)],
-            477,
-            "torch.nn.LSTM, which has two biases per gate.",
-        ),
-        (
-            "QK-LSTM",
-            _qklstm(readout="shared"),
-            [projection, shared],
-            183,
-            "The paper names neither a projection from 14 inputs to 4 qubits nor the number of references; 183 follows "
-            "from one projection, 4 fixed references per gate and one readout that the gates share.",
-        ),
-        (
-            "QLSTM",
-            QLSTM(_EMBEDDING, _HIDDEN, batch_first=True, n_qubits=_QUBITS, backend="reference"),
-            [projection, angles, _linear("readout for all gates", _QUBITS, _HIDDEN)],
-            None,
-            "A public QLSTM counts 183 because its 16 circuit angles are not registered, hence neither counted nor "
-            "trained; registered they make 199.",
-        ),
-        (
-            "QK-LSTM, readout per gate",
-            _qklstm(readout="per_gate"),
-            [projection, per_gate],
-            None,
-            "What equation (3) asks for, a weighting of its own for each gate: 90 more than Table I.",
-        ),
-        (
-            "QK-LSTM, eq. (3) word for word",
-            _qklstm(readout="scalar", projection=False, kernel_scale=1.0),
-            [scalar],
-            None,
-            "No projection (14 qubits) and scalar alpha: all hidden units of a gate are equal. Not Table I's model.",
-        ),
-        (
-            "QK-LSTM, eq. (3), vector alpha",
-            _qklstm(readout="per_gate", projection=False, kernel_scale=1.0),
-            [per_gate],
-            None,
-            "No projection (14 qubits), one alpha per hidden unit. Not Table I's model either.",
-        ),
-        (
-            "QK-LSTM, learned references for all gates",
-            _qklstm(references="learned", gate_kernel="shared"),
-            [projection, per_gate, one_set],
-            None,
-            "The paper allows learned references; its count leaves no room for them.",
-        ),
-        (
-            "QK-LSTM, learned references per gate",
-            _qklstm(references="learned"),
-            [projection, per_gate, four_sets],
-            None,
-            "As before, with references of its own for each gate.",
-        ),
+        (nn.LSTM(_EMBEDDING, _HIDDEN, batch_first=True), [Term("LSTM", "4*(8*6 + 6*6 + 6 + 6)", four_biases)]),
+        (_qklstm(readout="shared"), [projection, shared]),
+        (variational, [projection, angles, _linear("readout for all gates", _QUBITS, _HIDDEN)]),
+        (_qklstm(readout="per_gate"), [projection, per_gate]),
+        (_qklstm(readout="scalar", projection=False, kernel_scale=1.0), [scalar]),
+        (_qklstm(readout="per_gate", projection=False, kernel_scale=1.0), [per_gate]),
+        (_qklstm(references="learned", gate_kernel="shared"), [projection, per_gate, one_set]),
+        (_qklstm(references="learned"), [projection, per_gate, four_sets]),
     ]
