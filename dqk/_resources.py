@@ -10,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from dqk.errors import InvalidInputError
+from dqk.errors import InvalidInputError, MemoryBoundError
 
 _MIB = 2**20
 
@@ -48,6 +48,18 @@ def memory_bound() -> int:
             raise InvalidInputError(f"DQK_MEMORY_MIB is {given!r}, expected a whole number of MiB above 0")
         return int(given) * _MIB
     return available_memory() // 2
+
+
+def require_memory(needed: int, what: str) -> None:
+    """Raises MemoryBoundError if so many bytes do not fit into the memory bound; small requests are not looked at."""
+    if needed < 64 * 2**20:
+        return
+    bound = memory_bound()
+    if needed > bound:
+        raise MemoryBoundError(
+            f"{what} need {needed // _MIB:,} MiB, the bound is {bound // _MIB:,} MiB (DQK_MEMORY_MIB, or half of the free "
+            "memory); use fewer qubits, fewer samples at a time or float32, or raise the bound"
+        )
 
 
 def available_memory() -> int:

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dqk._resources import one_blas_thread
+from dqk._resources import one_blas_thread, require_memory
 from dqk.backends.base import Capabilities, EncodingBackend, Parallel
 from dqk.circuit import Circuit
 from dqk.errors import UnsupportedError
@@ -175,6 +175,9 @@ class StatevectorBackend(EncodingBackend):
 
         arrays = _contiguous(angles), _contiguous(shared)
         size = 2**circuit.n_qubits
+        # Beside the result, the vector of samples that is being made: 128 bytes for each amplitude.
+        needed = size * (planes * len(angles) * arrays[0].itemsize + 128)
+        require_memory(needed, f"{len(angles)} states of {circuit.n_qubits} qubits")
         # Rows a power of two apart would compete for the same cache sets.
         out = _buffers.take((planes, len(angles), size + _PAD if size >= _PAD_FROM else size), arrays[0].dtype)
         program = program_of(circuit, out.dtype)

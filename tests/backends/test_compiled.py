@@ -16,7 +16,7 @@ from dqk.backends import resolve
 from dqk.backends.compiled import program
 from dqk.backends.compiled.jit import cache_folder
 from dqk.circuit import Circuit, Gate, data
-from dqk.errors import InvalidInputError, UnsupportedError
+from dqk.errors import InvalidInputError, MemoryBoundError, UnsupportedError
 from dqk.kernels.feature_maps import bsp_feature_map, qklstm_feature_map, reuploading_feature_map, zz_feature_map
 
 _CHILD = """
@@ -132,3 +132,12 @@ def test_gates_on_far_qubits_of_a_wide_register():
     ours = resolve("statevector", circuit).fidelity(circuit, angles)
     small = Circuit(2, tuple(Gate(g.name, tuple(min(w, 1) for w in g.wires), g.operand) for g in gates), n_data=2)
     torch.testing.assert_close(ours, resolve("reference", small).fidelity(small, angles), rtol=0, atol=1e-13)
+
+
+def test_states_over_the_memory_bound_are_refused_with_the_sizes(monkeypatch):
+    monkeypatch.setenv("DQK_MEMORY_MIB", "100")
+    circuit = zz_feature_map(22).circuit
+    with pytest.raises(MemoryBoundError, match=r"3 states of 22 qubits need \d+ MiB, the bound is 100 MiB"):
+        resolve("statevector", circuit).encode(circuit, torch.zeros(3, circuit.n_data), torch.zeros(0))  # type: ignore
+    with pytest.raises(MemoryBoundError, match="two blocks of 128 samples on 13 qubits need"):
+        FidelityKernel(zz_feature_map(13))(np.zeros((300, 13)))
