@@ -93,10 +93,11 @@ def pos(
 ) -> None:
     """Train a part-of-speech tagger, on the paper's two sentences or on CoNLL-U files."""
     written = _read_toml(config) if config is not None else {}
-    in_file = written.pop("out", None)
+    out_in_file = _out_in_file(written)
+    out = out if out is not None else out_in_file
     typed = {name: _converted(name, text) for name, text in given.items() if text is not None}
     options = {**written, **typed}
-    if resume is not None and out is not None:
+    if resume is not None and out is not None and out.resolve() != resume.resolve():
         raise InvalidInputError(f"--resume {resume} and --out {out}: a run stays in its folder, leave one of them out")
 
     from dqk.cli.progress import ProgressReporter
@@ -106,7 +107,7 @@ def pos(
         if resume is not None:
             result = resume_pos(resume, options, reporter)
         else:
-            result = train_pos(options, out if out is not None else in_file, reporter)
+            result = train_pos(options, out, reporter)
     if json:
         print_json(result)
     else:
@@ -123,6 +124,14 @@ def _read_toml(path: Path) -> dict[str, Any]:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise DataFileError(f"{path} is not TOML: {error}") from error
     return {name.replace("-", "_"): value for name, value in document.items()}
+
+
+def _out_in_file(written: dict[str, Any]) -> Path | None:
+    """Takes the run folder out of the options of a TOML file."""
+    out = written.pop("out", None)
+    if out is not None and not (isinstance(out, str) and out):
+        raise InvalidInputError(f"out: {out!r}, expected the path of a folder")
+    return None if out is None else Path(out)
 
 
 def _show(result: dict[str, Any]) -> None:

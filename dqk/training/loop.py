@@ -1,7 +1,7 @@
 """The training loop: epochs, batches, checkpoints, stopping. Every number follows from the configuration and the data.
 
-The state is saved after every epoch, and within one when a stop is requested; a loop that starts from a saved state
-gives bitwise the numbers of one that was never stopped.
+The state is saved after every epoch (at most once a second), and within one when a stop is requested; a loop that starts
+from a saved state gives bitwise the numbers of one that was never stopped.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dqk.data import TaggedSentence, Vocabulary, collate, epoch_batches
 from dqk.data.batches import hide_rare_words
@@ -23,6 +23,8 @@ from dqk.training.config import TrainConfig
 from dqk.training.interrupt import Interrupted, StopRequest
 from dqk.training.metrics import count_correct, evaluate, token_loss
 from dqk.training.run_folder import RunFolder
+
+_SAVE_INTERVAL_S = 1.0  # what a killed process may lose; a durable write takes longer than a short epoch
 
 
 class DivergenceError(DQKError, ArithmeticError):
@@ -101,6 +103,8 @@ class Trainer:
         self.folder = folder
         self.reporter = reporter
         self.state = State()
+        self._best_tensors: dict[str, Tensor] = {}  # not written yet
+        self._saved_at = -math.inf
         kind = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}[config.optimizer]
         self._optimizer: torch.optim.Optimizer = kind(model.parameters(), lr=config.learning_rate)
 
@@ -150,6 +154,7 @@ class Trainer:
                     stop.number,
                 )
         score = evaluate(self.model, self.evaluated, self.vocabulary, self.config.batch_size)
+        self._check_finite(score.loss, f"after epoch {state.epoch + 1}")
         line = {
             "epoch": state.epoch + 1,
             "train_loss": state.loss_sum / state.tokens,
@@ -160,8 +165,11 @@ class Trainer:
         }
         self.state = State(epoch=state.epoch + 1, history=[*state.history, line])
         if self.state.best is line:
-            checkpoint.save_checkpoint(self.folder.best, checkpoint.pack("model", self.model.state_dict()), line)
-        self.save()
+            self._best_tensors = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
+        if self.finished or time.monotonic() - self._saved_at >= _SAVE_INTERVAL_S:
+            self.save()
+        else:
+            self.folder.write_metrics(self.state.history)
         self.reporter.epoch(line)
 
     def _step(self, indices: list[int]) -> None:
@@ -172,11 +180,7 @@ class Trainer:
         logits = self.model(words, batch.lengths)
         loss, tokens = token_loss(logits, batch.tags)
         value = loss.item()
-        if not math.isfinite(value):
-            raise DivergenceError(
-                f"the loss is {value} in epoch {state.epoch + 1}, batch {state.batch + 1}; the last good state is in "
-                f"{self.folder.path}; try a smaller --learning-rate (now {config.learning_rate:g}) or --clip"
-            )
+        self._check_finite(value, f"in epoch {state.epoch + 1}, batch {state.batch + 1}")
         (loss / tokens).backward()
         if config.clip:
             nn.utils.clip_grad_norm_(self.model.parameters(), config.clip)
@@ -186,8 +190,18 @@ class Trainer:
         state.correct += count_correct(logits, batch.tags)
         state.tokens += tokens
 
+    def _check_finite(self, loss: float, where: str) -> None:
+        if not math.isfinite(loss):
+            raise DivergenceError(
+                f"the loss is {loss} {where}; the last good state is in {self.folder.path}; "
+                f"try a smaller --learning-rate (now {self.config.learning_rate:g}) or --clip"
+            )
+
     def save(self) -> None:
-        """Writes the state, then the metrics that belong to it."""
+        """Writes the best parameters if they are new, the state, then the metrics that belong to it."""
+        if self._best_tensors and self.state.best:
+            checkpoint.save_checkpoint(self.folder.best, checkpoint.pack("model", self._best_tensors), self.state.best)
+            self._best_tensors = {}
         tensors = {
             **checkpoint.pack("model", self.model.state_dict()),
             **checkpoint.pack("optimizer", checkpoint.optimizer_tensors(self._optimizer)),
@@ -195,6 +209,7 @@ class Trainer:
         }
         checkpoint.save_checkpoint(self.folder.last, tensors, {"state": asdict(self.state)})
         self.folder.write_metrics(self.state.history)
+        self._saved_at = time.monotonic()
 
     def restore(self) -> None:
         """Goes back to the saved state; to the start if the run was stopped before there was one.

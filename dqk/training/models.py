@@ -10,6 +10,7 @@ from torch import nn
 
 from dqk.circuit import Circuit, simplify_for_fidelity
 from dqk.data import Vocabulary
+from dqk.errors import DQKError, MemoryBoundError
 from dqk.kernels import FeatureMap
 from dqk.kernels.feature_maps import FEATURE_MAPS
 from dqk.nn import QKLSTM, QLSTM, SequenceTagger
@@ -30,7 +31,20 @@ def build_tagger(config: TrainConfig, vocabulary: Vocabulary) -> SequenceTagger:
     Raises:
         InvalidInputError: names what is wrong with the options of the network.
         UnsupportedError: if the backend cannot run the circuits.
+        MemoryBoundError: if the parameters do not fit into memory.
     """
+    try:
+        return _build(config, vocabulary)
+    except RuntimeError as error:
+        if isinstance(error, DQKError) or "allocate memory" not in str(error):
+            raise
+        raise MemoryBoundError(
+            f"the parameters do not fit into memory: embedding_dim={config.embedding_dim}, "
+            f"hidden_dim={config.hidden_dim} and {vocabulary.n_rows} words; make one of them smaller"
+        ) from error
+
+
+def _build(config: TrainConfig, vocabulary: Vocabulary) -> SequenceTagger:
     torch.manual_seed(config.seed)
     dtype = DTYPES[config.dtype]
     embedding: nn.Embedding | None = None

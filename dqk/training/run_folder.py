@@ -13,6 +13,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import time
@@ -22,7 +23,7 @@ from typing import Any
 
 from dqk.data import Vocabulary
 from dqk.errors import CheckpointError, InvalidInputError
-from dqk.training.config import OPTIONS, TrainConfig
+from dqk.training.config import TrainConfig, resolve
 from dqk.training.files import read_json, write_atomic, write_json
 
 _PARENT = Path("runs")
@@ -56,7 +57,9 @@ class RunFolder:
         Raises:
             CheckpointError: if the folder has content or cannot be made.
         """
-        path = Path(out) if out is not None else _new_name(config)
+        if out is None:
+            return cls(_make_new(config))
+        path = Path(out)
         try:
             path.mkdir(parents=True, exist_ok=True)
             occupied = any(path.iterdir())
@@ -100,10 +103,10 @@ class RunFolder:
         document = read_json(self._config)
         try:
             options, digests = document["options"], dict(document["sha256"])
-            config = TrainConfig(**options)
-        except (KeyError, TypeError, ValueError) as error:
+            config = resolve({name: value for name, value in options.items() if value is not None})
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise CheckpointError(
-                f"{self._config} is not the configuration of a run ({error}); known options: {', '.join(OPTIONS)}"
+                f"{self._config} is not the configuration of a run ({error}); restore it from a copy or start a new run"
             ) from error
         try:
             return config, Vocabulary.from_dict(read_json(self._vocabulary)), digests
@@ -111,8 +114,8 @@ class RunFolder:
             raise CheckpointError(f"{self._vocabulary} is damaged ({error}); start a new run") from error
 
     def write_metrics(self, history: Sequence[Mapping[str, Any]]) -> None:
-        """Writes one line per epoch. All of them each time, so that the file never disagrees with the checkpoint."""
-        write_atomic(self.metrics, "".join(json.dumps(line) + "\n" for line in history).encode())
+        """Writes one line per epoch, all of them each time; the checkpoint has them too, and wins."""
+        write_atomic(self.metrics, "".join(json.dumps(line) + "\n" for line in history).encode(), durable=False)
 
     def write_result(self, result: Mapping[str, Any]) -> None:
         """Writes what the run came to."""
@@ -128,11 +131,18 @@ class RunFolder:
         return result
 
 
-def _new_name(config: TrainConfig) -> Path:
-    stamp = time.strftime("%Y%m%d-%H%M%S")
-    base = _PARENT / f"{stamp}-{config.model}-seed{config.seed}"
-    candidate, number = base, 1
-    while candidate.exists():
-        number += 1
-        candidate = base.with_name(f"{base.name}-{number}")
-    return candidate
+def _make_new(config: TrainConfig) -> Path:
+    """Makes a folder that no other process has, even if both start in the same second."""
+    base = _PARENT / f"{time.strftime('%Y%m%d-%H%M%S')}-{config.model}-seed{config.seed}"
+    for number in itertools.count(1):
+        path = base if number == 1 else base.with_name(f"{base.name}-{number}")
+        try:
+            path.mkdir(parents=True)
+            break
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise CheckpointError(
+                f"cannot make the run folder {path}: {error.strerror or error}; name another one with --out"
+            ) from error
+    return path

@@ -70,6 +70,7 @@ def test_train_predict_resume(run) -> None:
     assert occupied.code == 1 and "--resume r" in occupied.err
     both = run("train", "pos", "--resume", "r", "--out", "s")
     assert both.code == 2 and "leave one" in both.err
+    assert run("train", "pos", "--resume", "r", "--out", "r").code == 0
 
 
 def test_files_with_held_out_and_test_accuracy(run, tmp_path: Path) -> None:
@@ -88,6 +89,8 @@ def test_toml_and_command_line(run, tmp_path: Path) -> None:
     (tmp_path / "c.toml").write_text('model = "lstm"\nepochs = 1\nlearning-rate = 0.05\nhidden_dim = 5\nout = "r"\n')
     result = json.loads(run("train", "pos", "--config", "c.toml", "--epochs", "3", "--json").out)
     assert (result["run_dir"], result["epochs"]) == ("r", 3)
+    other = json.loads(run("train", "pos", "--config", "c.toml", "--out", "s", "--json").out)
+    assert other["run_dir"] == "s"
     options = json.loads((tmp_path / "r" / "config.json").read_text())["options"]
     assert (options["learning_rate"], options["hidden_dim"], options["embedding_dim"]) == (0.05, 5, 8)
 
@@ -100,6 +103,7 @@ def test_toml_and_command_line(run, tmp_path: Path) -> None:
             2,
             ["colour: there is", "modle: there is", "epochs: 0, expected at least 1"],
         ),
+        ("out = 3", 2, ["out: 3, expected the path of a folder"]),
         ("[table]\na = 1", 2, ["table: there is no such option"]),
         ("epochs =\n", 1, ["c.toml is not TOML", "line 1"]),
     ],

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from dqk.data import read_conllu
-from dqk.errors import CheckpointError, InvalidInputError
+from dqk.errors import CheckpointError, InvalidInputError, MemoryBoundError
 from dqk.training import checkpoint
 from dqk.training.config import resolve
 from dqk.training.loop import DivergenceError, Reporter, State, Trainer
@@ -157,14 +157,32 @@ def test_a_loss_that_is_not_finite_is_reported_with_its_place(
         step(self, indices)
 
     monkeypatch.setattr(Trainer, "_step", break_second_batch)
-    with pytest.raises(DivergenceError, match=r"epoch 1, batch 2.*--learning-rate"):
+    with pytest.raises(DivergenceError, match=r"nan in epoch 1, batch 2.*--learning-rate"):
         train_pos(small, tmp_path / "run")
+
+    def break_after_last_batch(self: Trainer, indices: list[int]) -> None:
+        step(self, indices)
+        if self.state.batch == 3:
+            with torch.no_grad():
+                self.model.head.weight.fill_(float("inf"))
+
+    monkeypatch.setattr(Trainer, "_step", break_after_last_batch)
+    with pytest.raises(DivergenceError, match="after epoch 1"):
+        train_pos(small, tmp_path / "run2")
+    assert not (tmp_path / "run2" / "best.safetensors").exists()
 
 
 def test_nothing_is_left_behind_by_a_mistake(tmp_path: Path) -> None:
     for options in ({"epochs": 0}, {"gate_kernel": "shared"}, {"backend": "abacus"}, {"data": str(tmp_path / "none")}):
         with pytest.raises(InvalidInputError):
             train_pos(options, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("model", ["lstm", "qklstm"])
+def test_a_model_that_does_not_fit_is_refused(model: str, tmp_path: Path) -> None:
+    with pytest.raises(MemoryBoundError, match="embedding_dim=100000000000,"):
+        train_pos({"model": model, "embedding_dim": 10**11}, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

@@ -132,6 +132,14 @@ def test_damage_is_named_and_nothing_is_overwritten(name: str, damage: str, smal
     assert {entry.name: entry.read_bytes() for entry in run.iterdir()} == before
 
 
+@pytest.mark.parametrize("content", ["[]", '{"options": 3}', '{"options": {"epochs": "x"}, "sha256": {}}', "{}"])
+def test_a_configuration_that_is_none_is_named(content: str, small: dict, tmp_path: Path) -> None:
+    train_pos({**small, "epochs": 1}, tmp_path / "run")
+    (tmp_path / "run" / "config.json").write_text(content)
+    with pytest.raises(CheckpointError, match="config.json is not the configuration of a run"):
+        resume_pos(tmp_path / "run", {})
+
+
 def test_a_run_that_was_killed_before_its_first_checkpoint_starts_again(small: dict, tmp_path: Path) -> None:
     train_pos(small, tmp_path / "whole")
     with pytest.raises(Interrupted):
