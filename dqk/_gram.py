@@ -16,7 +16,7 @@ from torch import Tensor
 from dqk._tiled import tiled_fidelity
 from dqk.backends import autograd
 from dqk.backends.base import Backend
-from dqk.backends.resolve import resolve
+from dqk.backends.resolve import resolve, resolve_expectations
 from dqk.circuit import Circuit
 from dqk.errors import InvalidInputError, UnsupportedError
 from dqk.kernels.base import Kernel, install_evaluator
@@ -39,8 +39,8 @@ class _InlineEngine:
         self, backend: str | Backend, circuit: Circuit, ax: Tensor, observables: Sequence[str], shared: Tensor
     ) -> Tensor:
         """In blocks, so that memory holds one block of states at a time."""
-        resolved = resolve(backend, circuit)
-        side = 8 * resolved.tile_side(circuit, ax.dtype)
+        resolved = resolve_expectations(backend, circuit)
+        side = resolved.tile_side(circuit, ax.dtype)
         parts = [autograd.expectations(resolved, circuit, part, observables, shared) for part in ax.split(side)]
         return torch.cat(parts)
 
@@ -100,7 +100,7 @@ def gram(
 def _refuse_unavailable(kernel: Kernel, executor: Any, store: Any, seed: Any, return_std_error: bool) -> None:
     executor = executor if executor is not None else getattr(kernel, "executor", None)
     if executor not in (None, "inline"):
-        raise InvalidInputError(f"unknown executor {executor!r}; expected None or 'inline'")
+        raise UnsupportedError(f"executor {executor!r} is not part of this version; expected None or 'inline'")
     if store is not None:
         raise UnsupportedError("this version keeps no store; leave out store= and save the result with numpy.save")
     shots = getattr(kernel, "shots", None)

@@ -13,6 +13,7 @@ from typing import Any
 from dqk.errors import InvalidInputError, MemoryBoundError
 
 _MIB = 2**20
+_CGROUPS = Path("/sys/fs/cgroup")
 
 
 @lru_cache(maxsize=1)
@@ -33,11 +34,28 @@ def cpu_threads() -> int:
 
 
 def _cgroup_cpus() -> int | None:
+    limits = []
+    for text in _cgroup_files("cpu.max"):
+        quota, _, period = text.partition(" ")
+        if quota.isdigit() and period.isdigit():
+            limits.append(max(1, int(quota) // int(period)))
+    return min(limits, default=None)
+
+
+def _cgroup_files(name: str) -> list[str]:
+    """Contents of a control file of this process's cgroup and of all that contain it: a batch job's limit is one of them."""
+    texts = []
     try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        return None if quota == "max" else max(1, int(quota) // int(period))
+        (path,) = (line[3:] for line in Path("/proc/self/cgroup").read_text().splitlines() if line.startswith("0::"))
     except (OSError, ValueError):
-        return None
+        path = "/"
+    folder = _CGROUPS / path.strip("/")
+    for place in (folder, *folder.parents):
+        if place == _CGROUPS.parent:
+            break
+        with contextlib.suppress(OSError):
+            texts.append((place / name).read_text().strip())
+    return texts
 
 
 def memory_bound() -> int:
@@ -63,23 +81,30 @@ def require_memory(needed: int, what: str) -> None:
 
 
 def available_memory() -> int:
-    """Bytes that can be allocated without swapping: the smaller of the machine's and the cgroup's."""
+    """Bytes that can be allocated without swapping: the smallest of the machine's and the cgroups'."""
     limits = []
-    try:
+    with contextlib.suppress(OSError, ValueError):
         for line in Path("/proc/meminfo").read_text().splitlines():
             if line.startswith("MemAvailable:"):
                 limits.append(int(line.split()[1]) * 1024)
-        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
-        if limit != "max":
-            limits.append(int(limit) - int(Path("/sys/fs/cgroup/memory.current").read_text()))
-    except (OSError, ValueError):
-        pass
+    for limit, used in zip(_cgroup_files("memory.max"), _cgroup_files("memory.current"), strict=False):
+        if limit.isdigit() and used.isdigit():
+            limits.append(int(limit) - int(used))
     return max(min(limits), 0) if limits else 4 * 2**30
 
 
 _blas_lock = threading.Lock()
 _blas_users = 0
 _blas_limit: Any = None
+
+
+def _forget_threads() -> None:
+    """In a forked child the parent's threads are gone, and with them whoever held the lock."""
+    global _blas_lock, _blas_users
+    _blas_lock, _blas_users = threading.Lock(), 0
+
+
+os.register_at_fork(after_in_child=_forget_threads)
 
 
 @contextlib.contextmanager

@@ -1,7 +1,7 @@
 """The tiled fidelity matrix and its exact gradient, on the threads of this process.
 
-Tiles have a fixed side, are padded to multiples of 8 samples and run on one BLAS thread each, so that entries do not depend
-on the size of K or on the number of threads.
+Tiles have a fixed side and run on one BLAS thread each, so that the entries of full tiles do not depend on the size of K, and
+none on the number of threads. Ragged tiles at the edge are padded to multiples of 8 samples.
 """
 
 # torch.autograd.Function's methods have no useful static types.
@@ -10,6 +10,7 @@ on the size of K or on the number of threads.
 from __future__ import annotations
 
 import contextlib
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -67,7 +68,7 @@ class _Job:
     def capacity(self, dtype: torch.dtype, wanted: int, overhead: int = 1) -> int:
         """How many of the wanted blocks of states fit into the memory bound beside the tiles in flight; at least 2."""
         block = overhead * self.side(dtype) * self.backend.encoding_bytes(self.circuit, dtype)
-        if wanted * block < _SMALL:
+        if wanted * block < _SMALL and "DQK_MEMORY_MIB" not in os.environ:
             return wanted
         bound = memory_bound()
         in_flight = (cpu_threads() if self.pool else 1) * self.backend.tile_bytes(self.circuit, dtype)
@@ -91,7 +92,7 @@ class _Job:
         try:
             for item in items:
                 window.append(self.pool.submit(function, item))
-                if len(window) >= 4 * cpu_threads():
+                if len(window) >= 2 * cpu_threads():
                     yield window.popleft().result()
             while window:
                 yield window.popleft().result()
@@ -248,6 +249,9 @@ def _pool() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(
         cpu_threads(), thread_name_prefix="dqk", initializer=torch.set_grad_enabled, initargs=(False,)
     )
+
+
+os.register_at_fork(after_in_child=_pool.cache_clear)  # a forked child has none of the parent's threads
 
 
 @contextlib.contextmanager

@@ -233,7 +233,8 @@ class EncodingBackend(Backend):
 
     def log_overlap_vjp(self, a: Tensor, b: Tensor, cotangent: Tensor) -> tuple[Tensor, Tensor]:
         """Cotangents of the encodings for a cotangent of `log_overlap`."""
-        return self.overlap_vjp(a, b, cotangent / self.overlap(a, b))
+        # An entry that nobody asks for contributes nothing, also where K is zero.
+        return self.overlap_vjp(a, b, torch.where(cotangent == 0, cotangent, cotangent / self.overlap(a, b)))
 
     def encoding_bytes(self, circuit: Circuit, dtype: torch.dtype) -> int:
         """Memory of one sample's encoding and of what `prepare` adds to it."""

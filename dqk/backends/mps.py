@@ -36,8 +36,8 @@ class MPSBackend(EncodingBackend):
         if not circuit.is_product:
             widest = max(circuit.factors(), key=len)
             raise UnsupportedError(
-                f"backend 'mps' so far evaluates products of one-qubit kernels only, and this circuit connects qubits {widest} "
-                "even after simplification; use backend='statevector' or 'auto'"
+                f"backend 'mps' so far runs circuits of one-qubit gates only (for fidelities: once what cancels is gone), and "
+                f"this one connects qubits {widest}; use backend='statevector' or 'auto'"
             )
 
     def tile_side(self, circuit: Circuit, dtype: torch.dtype) -> int:

@@ -7,9 +7,10 @@ from importlib.metadata import entry_points
 
 from dqk.backends.base import Backend
 from dqk.circuit import Circuit, simplify_for_fidelity
-from dqk.errors import InvalidInputError, unknown_name
+from dqk.errors import InvalidInputError, UnsupportedError, unknown_name
 
 _GROUP = "dqk.backends"
+_PLANNED = {"custatevec", "cuda", "gpu", "qpu"}
 
 
 @lru_cache(maxsize=1)
@@ -23,6 +24,10 @@ def _load(name: str) -> Backend:
     for point in entry_points(group=_GROUP, name=name):
         loaded: Backend = point.load()()
         return loaded
+    if name in _PLANNED or name.startswith(("pennylane:", "qpu:")):
+        raise UnsupportedError(
+            f"backend {name!r} is not part of this version; it has {', '.join(sorted(available()))} and auto"
+        )
     raise unknown_name("backend", name, [*available(), "auto"])
 
 
@@ -42,12 +47,25 @@ def resolve(backend: str | Backend, circuit: Circuit) -> Backend:
         UnsupportedError: if the backend cannot run the circuit.
     """
     simplified = simplify_for_fidelity(circuit).circuit
+    found = _find(("mps" if simplified.is_product else "statevector") if backend == "auto" else backend)
+    found.check_supported(simplified)
+    return found
+
+
+def resolve_expectations(backend: str | Backend, circuit: Circuit) -> Backend:
+    """The backend that computes this circuit's expectation values; `auto` is `statevector`. See `resolve`."""
+    found = _find("statevector" if backend == "auto" else backend)
+    if not found.capabilities.expectations:
+        raise UnsupportedError(f"backend {found.name!r} gives no expectation values; use 'statevector'")
+    found.check_supported(circuit)  # whole: nothing cancels in an expectation value
+    return found
+
+
+def _find(backend: str | Backend) -> Backend:
     if isinstance(backend, str):
-        name = ("mps" if simplified.is_product else "statevector") if backend == "auto" else backend
-        backend = _load(name)
-    elif not isinstance(backend, Backend):
+        return _load(backend)
+    if not isinstance(backend, Backend):
         raise InvalidInputError(
             f"backend is {backend!r}, expected a name ({', '.join(sorted(available()))} or auto) or a Backend object"
         )
-    backend.check_supported(simplified)
     return backend

@@ -7,8 +7,8 @@ cache; `K = |<b|a>|^2` takes three real products instead of four.
 from __future__ import annotations
 
 import math
+import os
 import threading
-import weakref
 from collections import deque
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -40,32 +40,29 @@ class _Panels(NamedTuple):
 
 
 class _Buffers:
-    """Blocks to write states into again: fresh pages cost the system as much time as the states take."""
+    """Panels to write states into again: fresh pages cost the system as much time as the states take."""
 
     most_bytes = 128 * 2**20
 
     def __init__(self) -> None:
         self._free: dict[tuple[Any, ...], list[np.ndarray]] = {}
-        self._lent: weakref.WeakValueDictionary[int, np.ndarray] = weakref.WeakValueDictionary()
         self._bytes = 0
         self._lock = threading.Lock()
+        os.register_at_fork(after_in_child=self._unlock)
+
+    def _unlock(self) -> None:
+        self._lock = threading.Lock()  # a forked child has none of the parent's threads
 
     def take(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
         with self._lock:
             kept = self._free.get((shape, dtype))
             if kept:
-                array = kept.pop()
-                self._bytes -= array.nbytes
-            else:
-                array = _aligned(shape, dtype)
-            self._lent[array.ctypes.data] = array
-        return array
+                self._bytes -= kept[-1].nbytes
+                return kept.pop()
+        return _aligned(shape, dtype)
 
-    def give(self, address: int) -> None:
+    def give(self, array: np.ndarray) -> None:
         with self._lock:
-            array = self._lent.pop(address, None)
-            if array is None:
-                return
             if self._bytes + array.nbytes > self.most_bytes:
                 self._free.clear()  # of other shapes, most likely
                 self._bytes = 0
@@ -158,8 +155,9 @@ class StatevectorBackend(EncodingBackend):
         return values.log() if log else values
 
     def recycle(self, block: Any) -> None:
-        """Keeps the block's memory for the next one of its shape."""
-        _buffers.give(block.data.ctypes.data if isinstance(block, _Panels) else block.data_ptr())
+        """Keeps the memory of panels for the next ones of their shape."""
+        if isinstance(block, _Panels):
+            _buffers.give(block.data)
 
     def prepare(self, encoded: Tensor) -> Tensor:
         """Adds the planes of sums and differences. Shape (4, 2**n, N)."""
@@ -179,7 +177,7 @@ class StatevectorBackend(EncodingBackend):
         needed = size * (planes * len(angles) * arrays[0].itemsize + 128)
         require_memory(needed, f"{len(angles)} states of {circuit.n_qubits} qubits")
         # Rows a power of two apart would compete for the same cache sets.
-        out = _buffers.take((planes, len(angles), size + _PAD if size >= _PAD_FROM else size), arrays[0].dtype)
+        out = _aligned((planes, len(angles), size + _PAD if size >= _PAD_FROM else size), arrays[0].dtype)
         program = program_of(circuit, out.dtype)
         starts = range(0, len(angles), _SAMPLES_PER_TASK)
         run = lambda start: encode_states(*program, *arrays, out, start, start + _SAMPLES_PER_TASK)  # noqa: E731

@@ -182,6 +182,10 @@ class Circuit:
     def _hash(self) -> int:
         return hash((self.n_qubits, self.gates, self.n_data, self.n_shared))
 
+    def __getstate__(self) -> dict[str, Any]:
+        # Hashes of strings differ between processes.
+        return {name: value for name, value in self.__dict__.items() if name != "_hash"}
+
     def __hash__(self) -> int:
         return self._hash  # cached: compiled programs are looked up by circuit on hot paths
 

@@ -69,7 +69,7 @@ class Kernel(nn.Module, abc.ABC):
 
         Returns:
             K, shape (N, M): a tensor that autograd can differentiate if X or Y is one, else a NumPy array. Two single samples
-            (1-D) give a float.
+            (1-D) give a float, or a tensor without dimensions.
 
         Raises:
             InvalidInputError: for samples that cannot be used.
@@ -77,8 +77,8 @@ class Kernel(nn.Module, abc.ABC):
         assert _evaluator is not None
         if _is_vector(X) and Y is not None and _is_vector(Y):
             pair = [to_samples(name, _as_row(v), self.n_features) for name, v in (("X", X), ("Y", Y))]
-            with torch.no_grad():
-                return float(_evaluator(self, *pair))
+            value = _evaluator(self, *pair)[0, 0]
+            return value if isinstance(X, Tensor) or isinstance(Y, Tensor) else float(value.detach())
         return _evaluator(self, X, Y)
 
     def evaluate(self, x_vec: Any, y_vec: Any = None) -> Any:

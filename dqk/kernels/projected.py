@@ -47,11 +47,10 @@ class ProjectedKernel(Kernel):
         n = self.feature_map.n_qubits
         words = ["I" * q + letter + "I" * (n - q - 1) for q in range(n) for letter in "XYZ"]
         params = None if self.params is None else self.params.to(x)
-        backend = "statevector" if self.backend == "auto" else self.backend
 
         def bloch(samples: Tensor) -> Tensor:
             angles, shared = self.feature_map.angles(samples, params)
-            return engine.expectations(backend, self.feature_map.circuit, angles, words, shared)
+            return engine.expectations(self.backend, self.feature_map.circuit, angles, words, shared)
 
         rows = bloch(x)
         columns = rows if y is None else bloch(y)

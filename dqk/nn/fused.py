@@ -123,14 +123,15 @@ class _Fused(torch.autograd.Function):
                 h_new, c_new = torch.cat((h_new, h_all[size:])), torch.cat((c_new, c_all[size:]))
             h_all, c_all = h_new, c_new
         ctx.plan, ctx.records, ctx.prepared = plan, records, prepared
-        ctx.save_for_backward(hidden, alpha, encoded, shared)
+        # The records of the first step refer to h0 and c0: saved, so that torch notices when a user overwrites them.
+        ctx.save_for_backward(hidden, alpha, encoded, shared, h0, c0)
         return torch.cat(outputs), h_all, c_all
 
     @staticmethod
     @first_derivative_only
     def backward(ctx, d_outputs: Tensor, d_h_all: Tensor, d_c_all: Tensor):
         plan, records, prepared = ctx.plan, ctx.records, ctx.prepared
-        backend, circuit, (hidden, alpha, encoded, shared) = plan.backend, plan.circuit, ctx.saved_tensors
+        backend, circuit, (hidden, alpha, encoded, shared, *_) = plan.backend, plan.circuit, ctx.saved_tensors
         d_rows = list(d_outputs.split(list(plan.batch_sizes)))
         gates: list[Tensor] = [d_outputs] * len(d_rows)
         d_encoded, d_shared = torch.zeros_like(encoded), torch.zeros_like(shared)

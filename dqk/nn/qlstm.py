@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dqk.backends import Backend, autograd, resolve
+from dqk.backends import Backend, autograd, resolve_expectations
 from dqk.circuit import Circuit, Gate, data
-from dqk.errors import InvalidInputError, UnsupportedError
+from dqk.errors import InvalidInputError
 from dqk.nn.recurrent import GateCell, GatedRecurrence, Step, whole_number
 
 
@@ -27,15 +27,6 @@ def variational_circuit(n_qubits: int, n_layers: int) -> Circuit:
         gates += [Gate("rx", (q,), data(n_qubits * (layer + 1) + q)) for q in range(n_qubits)]
         gates += [Gate("cx", pair) for pair in ring]
     return Circuit(n_qubits, tuple(gates), n_data=n_qubits * (n_layers + 1))
-
-
-def expectation_backend(backend: str | Backend, circuit: Circuit) -> Backend:
-    """The backend that computes the circuit's expectation values; `auto` is `statevector`."""
-    resolved = resolve("statevector" if backend == "auto" else backend, circuit)
-    if not resolved.capabilities.expectations:
-        raise UnsupportedError(f"backend {resolved.name!r} gives no expectation values; use 'statevector'")
-    resolved.check_supported(circuit)  # whole: nothing cancels in an expectation value
-    return resolved
 
 
 class VariationalCell(GateCell):
@@ -70,7 +61,7 @@ class VariationalCell(GateCell):
     ):
         super().__init__(input_size, hidden_size)
         self.circuit = variational_circuit(n_qubits, n_layers)
-        self.backend = expectation_backend(backend, self.circuit)
+        self.backend = resolve_expectations(backend, self.circuit)
         self.observables = tuple("I" * q + "Z" + "I" * (n_qubits - q - 1) for q in range(n_qubits))
         place: dict[str, Any] = {"device": device, "dtype": dtype}
         self.projection = nn.Linear(hidden_size + input_size, n_qubits, **place)
@@ -149,7 +140,7 @@ class QLSTM(GatedRecurrence):
         circuit_problems = whole_number("n_qubits", n_qubits) + whole_number("n_layers", n_layers)
         if not circuit_problems:
             try:
-                expectation_backend(backend, variational_circuit(n_qubits, n_layers))
+                resolve_expectations(backend, variational_circuit(n_qubits, n_layers))
             except InvalidInputError as error:
                 circuit_problems.append(str(error))
         problems = self._problems() + circuit_problems

@@ -139,5 +139,6 @@ def test_states_over_the_memory_bound_are_refused_with_the_sizes(monkeypatch):
     circuit = zz_feature_map(22).circuit
     with pytest.raises(MemoryBoundError, match=r"3 states of 22 qubits need \d+ MiB, the bound is 100 MiB"):
         resolve("statevector", circuit).encode(circuit, torch.zeros(3, circuit.n_data), torch.zeros(0))  # type: ignore
+    monkeypatch.setenv("DQK_MEMORY_MIB", "60")
     with pytest.raises(MemoryBoundError, match="two blocks of 128 samples on 13 qubits need"):
         FidelityKernel(zz_feature_map(13))(np.zeros((300, 13)))

@@ -11,13 +11,13 @@ import hashlib
 import os
 import platform
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numba
+import numpy as np
 from numba.core import config
 
 
@@ -53,26 +53,30 @@ def _numba_cache(folder: Path) -> Iterator[None]:
 class _Announced:
     """A compiled entry point that says so when a call has to compile."""
 
-    told = threading.Event()
-    lock = threading.Lock()
+    told: ClassVar[set[Any]] = set()
 
     def __init__(self, dispatcher: Any):
         self._dispatcher = dispatcher
+        self._seen: set[Any] = set()
 
     def __call__(self, *arguments: Any) -> Any:
-        dispatcher = self._dispatcher
-        if not dispatcher.overloads and not self.told.is_set() and not _is_cached(dispatcher):
-            with self.lock:
-                if not self.told.is_set():
-                    self.told.set()
-                    text = f"dqk: compiling for this processor, once (kept in {cache_folder()}) ..."
-                    print(text, file=sys.stderr, flush=True)
-        return dispatcher(*arguments)
+        precision = next((a.dtype for a in reversed(arguments) if isinstance(a, np.ndarray)), None)
+        if precision not in self._seen:
+            self._seen.add(precision)
+            if precision not in self.told and not _is_cached(self._dispatcher, arguments):
+                self.told.add(precision)
+                text = f"dqk: compiling for this processor and {precision}, once (kept in {cache_folder()}) ..."
+                print(text, file=sys.stderr, flush=True)
+        return self._dispatcher(*arguments)
 
 
-def _is_cached(dispatcher: Any) -> bool:
-    index = getattr(dispatcher._cache, "_cache_file", None)
-    return index is not None and os.path.exists(index._index_path)
+def _is_cached(dispatcher: Any, arguments: tuple[Any, ...]) -> bool:
+    try:
+        signature = tuple(numba.typeof(argument) for argument in arguments)
+        cache = dispatcher._cache
+        return cache._index_key(signature, dispatcher.targetctx.codegen()) in cache._cache_file._load_index()
+    except Exception:  # numba's private parts: a change there costs the message, never the call
+        return True
 
 
 def jit(function: Callable[..., Any]) -> Any:

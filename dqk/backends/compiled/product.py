@@ -194,7 +194,8 @@ def overlap_bloch_vjp(a, b, cotangent, log, out_a, out_b):
                 product = product * factor
             if log:
                 for k in range(n * lanes):
-                    before[k] = 1.0 / factors[k]
+                    # An entry that nobody asks for contributes nothing, also where K is zero.
+                    before[k] = 1.0 / factors[k] if weight[k % lanes] != 0.0 else 0.0
             after = load(weight, 0)
             for q in range(n - 1, -1, -1):
                 # dL/d(factor q), times 1/2 for the coordinates: `rows` already holds halves.
