@@ -1,4 +1,4 @@
-"""The errors that dqk raises, and the checks that raise them.
+"""The errors that dqk raises.
 
 Every error says what was given, what was expected and what to do next.
 """

@@ -14,7 +14,7 @@ from dqk.errors import DQKError
 
 app = typer.Typer(
     name="dqk",
-    help="Distributed quantum kernels: Gram matrices, the quantum-kernel LSTM, emulation of quantum processors.",
+    help="Distributed quantum kernels: Gram matrices and the quantum-kernel LSTM.",
     epilog="Example: dqk train pos --seed 0",
     no_args_is_help=True,
     add_completion=False,
