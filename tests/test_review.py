@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import pickle
 import subprocess
 import sys
@@ -13,9 +14,9 @@ import torch
 
 from dqk import QKLSTM, FidelityKernel, gram
 from dqk.circuit import Circuit, Gate, data
-from dqk.errors import UnsupportedError
+from dqk.errors import InvalidInputError, UnsupportedError
 from dqk.kernels import Angle, FeatureMap
-from dqk.kernels.feature_maps import qklstm_feature_map, reuploading_feature_map
+from dqk.kernels.feature_maps import qklstm_feature_map, reuploading_feature_map, zz_feature_map
 
 
 def ry_map(n: int) -> FeatureMap:
@@ -95,3 +96,53 @@ def test_what_is_not_part_of_this_version_is_refused_as_such(request_):
         gram(FidelityKernel(qklstm_feature_map(2)), np.zeros((2, 2)), **request_)
     with pytest.raises(UnsupportedError, match="not part of this version"):
         FidelityKernel(qklstm_feature_map(2), backend="custatevec")(np.zeros((2, 2)))
+
+
+@pytest.mark.parametrize("case", ["kernel", "parameters", "qklstm"])
+def test_second_derivatives_are_refused_however_they_are_asked_for(case):
+    """`torch.autograd.grad` visits only nodes that lead to what it was asked for; the refusal has to be one of them."""
+    if case == "qklstm":
+        rnn = QKLSTM(3, 2, n_qubits=2)
+        x = torch.randn(4, 1, 3, requires_grad=True)
+        first = torch.autograd.grad(rnn(x)[0].sum(), x, create_graph=True)[0]
+        targets = list(rnn.parameters())
+    else:
+        scale = "scale" if case == "parameters" else None
+        feature_map = reuploading_feature_map(3, 2, trainable=scale) if scale else zz_feature_map(3)
+        kernel = FidelityKernel(feature_map)
+        x = torch.rand(4, 3, dtype=torch.float64, requires_grad=True)
+        first = torch.autograd.grad(kernel(x).sum(), x, create_graph=True)[0]
+        targets = list(kernel.parameters()) if scale else [x]
+    with pytest.raises(UnsupportedError, match="second derivatives"):
+        torch.autograd.grad(first.square().sum(), targets, allow_unused=True)
+
+
+def test_angles_that_overflow_are_refused():
+    with pytest.raises(InvalidInputError, match=r"data angle \(0, \d\) of zz is"):
+        FidelityKernel(zz_feature_map(3))(np.full((2, 3), 1e160))
+    kernel = FidelityKernel(reuploading_feature_map(2, trainable="rotations"))
+    with torch.no_grad():
+        kernel.params[1] = torch.nan
+    with pytest.raises(InvalidInputError, match=r"shared angle \(1,\) of reuploading is nan"):
+        kernel(np.zeros((2, 2)))
+
+
+def test_an_automatic_scale_that_is_no_number_is_refused():
+    with pytest.raises(InvalidInputError, match="too large a number for 784 qubits"):
+        QKLSTM(3, 4, n_qubits=784)
+
+
+def test_damaged_compiled_code_is_compiled_anew(tmp_path):
+    code = (
+        "import numpy, dqk; from dqk.kernels.feature_maps import qklstm_feature_map as m; "
+        "print(dqk.FidelityKernel(m(2))(numpy.zeros((1, 2)), numpy.ones((1, 2))))"
+    )
+    environment = {**os.environ, "DQK_CACHE_DIR": str(tmp_path)}
+    run = lambda: subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)  # noqa: E731
+    first = run()
+    for pattern in ("*.nbi", "*.nbc"):
+        for path in tmp_path.rglob(pattern):
+            path.write_bytes(path.read_bytes()[:10])
+        again = run()
+        assert again.returncode == 0 and again.stdout == first.stdout, again.stderr
+        assert "compiling" in again.stderr

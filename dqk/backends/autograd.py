@@ -21,11 +21,11 @@ from dqk.errors import UnsupportedError
 
 class _Refused(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, gradient: Tensor) -> Tensor:
+    def forward(ctx, gradient: Tensor, *anchors: Tensor) -> Tensor:
         return gradient.clone()
 
     @staticmethod
-    def backward(ctx, cotangent: Tensor):
+    def backward(ctx, *cotangents: Tensor):
         raise UnsupportedError(
             "second derivatives of quantum kernels are not available: the gradient that was made with create_graph=True "
             "cannot be differentiated; detach it"
@@ -45,7 +45,11 @@ def first_derivative_only(backward):
             gradients = backward(ctx, *cotangents)
         if not torch.is_grad_enabled():
             return gradients
-        return tuple(g if g is None else _Refused.apply(g.detach().requires_grad_()) for g in gradients)
+        # The refusal hangs on what the gradient depends on: torch visits only nodes that lead to what it was asked for.
+        anchors = [t for t in (*cotangents, *ctx.saved_tensors) if t is not None and t.requires_grad]
+        if not anchors:
+            return gradients
+        return tuple(g if g is None else _Refused.apply(g.detach(), *anchors) for g in gradients)
 
     return wrapper
 

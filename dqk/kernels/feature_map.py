@@ -136,6 +136,19 @@ class FeatureMap:
             self._tables[key] = _Table.of(self, x.dtype, x.device)
         return _expand(self._tables[key], x, params), shared
 
+    def finite_angles(self, x: Tensor, params: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """`angles`, or InvalidInputError where finite samples give angles that are not."""
+        data, shared = self.angles(x, params)
+        for what, values in (("data angle", data), ("shared angle", shared)):
+            finite = torch.isfinite(values)
+            if not finite.all():
+                place = tuple(torch.nonzero(~finite)[0].tolist())
+                raise InvalidInputError(
+                    f"{what} {place} of {self.name} is {values[place].item()}; samples, parameters, bandwidth ({self.bandwidth}) "
+                    "and constants of the map have to give finite angles: scale the data down or check the parameters"
+                )
+        return data, shared
+
     @cached_property
     def _tables(self) -> dict[tuple[torch.dtype, torch.device], _Table]:
         return {}

@@ -62,8 +62,8 @@ class FidelityKernel(Kernel):
 
     def _matrix(self, engine: Engine, x: Tensor, y: Tensor | None, log: bool) -> Tensor:
         params = None if self.params is None else self.params.to(x)
-        ax, shared = self.feature_map.angles(x, params)
-        ay = None if y is None else self.feature_map.angles(y, params)[0]
+        ax, shared = self.feature_map.finite_angles(x, params)
+        ay = None if y is None else self.feature_map.finite_angles(y, params)[0]
         return engine.fidelity(self.backend, self.circuit, ax, ay, shared, log)
 
     def extra_repr(self) -> str:

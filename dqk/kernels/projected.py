@@ -49,7 +49,7 @@ class ProjectedKernel(Kernel):
         params = None if self.params is None else self.params.to(x)
 
         def bloch(samples: Tensor) -> Tensor:
-            angles, shared = self.feature_map.angles(samples, params)
+            angles, shared = self.feature_map.finite_angles(samples, params)
             return engine.expectations(self.backend, self.feature_map.circuit, angles, words, shared)
 
         rows = bloch(x)

@@ -123,8 +123,9 @@ class _Fused(torch.autograd.Function):
                 h_new, c_new = torch.cat((h_new, h_all[size:])), torch.cat((c_new, c_all[size:]))
             h_all, c_all = h_new, c_new
         ctx.plan, ctx.records, ctx.prepared = plan, records, prepared
-        # The records of the first step refer to h0 and c0: saved, so that torch notices when a user overwrites them.
-        ctx.save_for_backward(hidden, alpha, encoded, shared, h0, c0)
+        # Saved beyond what backward reads: torch notices when a user overwrites h0 or c0, to which the first record refers,
+        # and every input anchors the refusal of a second derivative.
+        ctx.save_for_backward(hidden, alpha, encoded, shared, h0, c0, projected, gate_bias)
         return torch.cat(outputs), h_all, c_all
 
     @staticmethod

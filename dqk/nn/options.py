@@ -60,7 +60,13 @@ class QKOptions:
 
     def scale_for(self, feature_map: FeatureMap) -> float:
         """The factor c on kernel values: `2**(n_qubits / 2)`, unless a number was given."""
-        return 2.0 ** (feature_map.n_qubits / 2) if self.kernel_scale == "auto" else float(self.kernel_scale)
+        if self.kernel_scale != "auto":
+            return float(self.kernel_scale)
+        if feature_map.n_qubits > 200:
+            raise InvalidInputError(
+                f"kernel_scale='auto' is 2**(n_qubits / 2), too large a number for {feature_map.n_qubits} qubits; give a number"
+            )
+        return 2.0 ** (feature_map.n_qubits / 2)
 
     def problems(self, cell_inputs: list[int]) -> list[str]:
         """Everything that is wrong.

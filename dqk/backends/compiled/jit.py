@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import pickle
 import platform
 import sys
 from collections.abc import Callable, Iterator
@@ -67,7 +68,16 @@ class _Announced:
                 self.told.add(precision)
                 text = f"dqk: compiling for this processor and {precision}, once (kept in {cache_folder()}) ..."
                 print(text, file=sys.stderr, flush=True)
-        return self._dispatcher(*arguments)
+        try:
+            return self._dispatcher(*arguments)
+        except (pickle.UnpicklingError, EOFError) as error:
+            print(
+                f"dqk: damaged compiled code in {cache_folder()} ({error}); compiling anew ...",
+                file=sys.stderr,
+                flush=True,
+            )
+            self._dispatcher._cache.flush()
+            return self._dispatcher(*arguments)
 
 
 def _is_cached(dispatcher: Any, arguments: tuple[Any, ...]) -> bool:
