@@ -59,9 +59,12 @@ class _Announced:
     def __init__(self, dispatcher: Any):
         self._dispatcher = dispatcher
         self._seen: set[Any] = set()
+        self._last_array = -1
 
     def __call__(self, *arguments: Any) -> Any:
-        precision = next((a.dtype for a in reversed(arguments) if isinstance(a, np.ndarray)), None)
+        if not self._seen:
+            self._last_array = max(i for i, value in enumerate(arguments) if isinstance(value, np.ndarray))
+        precision = arguments[self._last_array].dtype
         if precision not in self._seen:
             self._seen.add(precision)
             if precision not in self.told and not _is_cached(self._dispatcher, arguments):
