@@ -23,6 +23,9 @@ from dqk.kernels.base import Kernel, install_evaluator
 from dqk.kernels.inputs import to_samples
 
 
+_PLANNED_EXECUTORS = {"processes", "ray", "mpi"}
+
+
 class _InlineEngine:
     """Evaluates in this process, on its threads."""
 
@@ -100,6 +103,8 @@ def gram(
 def _refuse_unavailable(kernel: Kernel, executor: Any, store: Any, seed: Any, return_std_error: bool) -> None:
     executor = executor if executor is not None else getattr(kernel, "executor", None)
     if executor not in (None, "inline"):
+        if isinstance(executor, str) and executor not in _PLANNED_EXECUTORS:
+            raise InvalidInputError(f"unknown executor {executor!r}; expected None or 'inline'")
         raise UnsupportedError(f"executor {executor!r} is not part of this version; expected None or 'inline'")
     if store is not None:
         raise UnsupportedError("this version keeps no store; leave out store= and save the result with numpy.save")

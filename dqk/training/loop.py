@@ -207,9 +207,14 @@ class Trainer:
             **checkpoint.pack("optimizer", checkpoint.optimizer_tensors(self._optimizer)),
             "rng.torch": torch.get_rng_state(),
         }
-        checkpoint.save_checkpoint(self.folder.last, tensors, {"state": asdict(self.state)})
+        checkpoint.save_checkpoint(self.folder.last, tensors, {"state": asdict(self.state), "options": self._options()})
         self.folder.write_metrics(self.state.history)
         self._saved_at = time.monotonic()
+
+    def _options(self) -> dict[str, Any]:
+        """What must not change between a checkpoint and its resumption; data files are compared by digest elsewhere."""
+        free = {"epochs", "data", "test"}
+        return {name: value for name, value in asdict(self.config).items() if name not in free}
 
     def restore(self) -> None:
         """Goes back to the saved state; to the start if the run was stopped before there was one.
@@ -217,7 +222,8 @@ class Trainer:
         Raises:
             CheckpointError: if the state is damaged, or missing although there are results.
         """
-        if not self.folder.last.exists() and not self.folder.metrics.exists() and not self.folder.best.exists():
+        written = (self.folder.last, self.folder.metrics, self.folder.best, self.folder.path / "result.json")
+        if not any(path.exists() for path in written):
             return
         remedy = "restore it from a copy or start a new run; `dqk predict` needs best.safetensors only"
         tensors, document = checkpoint.load_checkpoint(self.folder.last, remedy)
@@ -225,6 +231,15 @@ class Trainer:
             self.state = State(**document["state"])
         except (KeyError, TypeError) as error:
             raise CheckpointError(f"{self.folder.last} has no state of training ({error}); {remedy}") from error
+        saved, given = document.get("options", {}), self._options()
+        changed = [
+            f"{name} is {given.get(name)!r}, was {saved[name]!r}" for name in saved if saved[name] != given.get(name)
+        ]
+        if changed:
+            raise CheckpointError(
+                f"the configuration in {self.folder.path} is not the one that {self.folder.last.name} was trained with: "
+                f"{'; '.join(changed)}; put the old values back or start a new run"
+            )
         checkpoint.load_model(self.model, tensors, self.folder.last)
         checkpoint.load_optimizer(self._optimizer, checkpoint.unpack("optimizer", tensors))
         torch.set_rng_state(tensors["rng.torch"])

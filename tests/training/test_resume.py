@@ -189,3 +189,19 @@ def test_what_is_no_run_folder(path: str, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(CheckpointError, match="is not a run folder"):
         resume_pos(tmp_path / path, {})
+
+
+def test_an_edited_configuration_is_not_believed(tmp_path):
+    """The same numbers as an uninterrupted run need the same options."""
+    folder = tmp_path / "run"
+    command = [sys.executable, "-m", "dqk", "train", "pos"]
+    subprocess.run([*command, "--epochs", "1", "--out", str(folder)], check=True, capture_output=True, timeout=120)
+    path = folder / "config.json"
+    path.write_text(path.read_text().replace('"seed": 0', '"seed": 5'))
+    before = (folder / "last.safetensors").read_bytes()
+    done = subprocess.run(
+        [*command, "--epochs", "2", "--resume", str(folder)], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 1
+    assert "seed is 5, was 0" in done.stderr
+    assert (folder / "last.safetensors").read_bytes() == before
