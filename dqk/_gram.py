@@ -22,7 +22,6 @@ from dqk.errors import InvalidInputError, UnsupportedError
 from dqk.kernels.base import Kernel, install_evaluator
 from dqk.kernels.inputs import to_samples
 
-
 _PLANNED_EXECUTORS = {"processes", "ray", "mpi"}
 
 
