@@ -123,14 +123,12 @@ class _Blocks:
                 part = torch.cat([part, part.new_zeros(missing, part.shape[1])])
             self.states[k] = self.make(self.job.circuit, part, self.shared, self.job.map)
 
-    def sweep(self, k: int, total: Tensor) -> tuple[Tensor, Tensor]:
-        """Cotangents of the block's angles and of the shared ones, from those of its padded encoding."""
+    def sweep(self, totals: list[Tensor], k: int) -> tuple[Tensor, Tensor]:
+        """Cotangents of block k's angles and of the shared ones, from those of all padded encodings."""
         rows = self.slices[k]
         count = rows.stop - rows.start
-        encoded = self.states[k][0][..., :count]
-        return self.job.backend.encode_vjp(
-            self.job.circuit, self.angles[rows], self.shared, encoded, total[..., :count]
-        )
+        encoded, total = self.states[k][0][..., :count], totals[k][..., :count]
+        return self.job.backend.encode_vjp(self.job.circuit, self.angles[rows], self.shared, encoded, total)
 
 
 class _Tiled(torch.autograd.Function):
@@ -232,16 +230,12 @@ def _backward(
             totals[-1][tile.column] += part
     results, dshared = [], torch.zeros_like(shared)
     for side, total in zip(sides, totals, strict=True):
-        swept = list(job.map(partial(_sweep, side, total), range(len(side.slices))))
+        swept = list(job.map(partial(side.sweep, total), range(len(side.slices))))
         results.append(torch.cat([part for part, _ in swept]))
         for _, part in swept:
             dshared += part
         side.keep(set())
     return results[0], None if symmetric else results[1], dshared
-
-
-def _sweep(side: _Blocks, totals: list[Tensor], k: int) -> tuple[Tensor, Tensor]:
-    return side.sweep(k, totals[k])
 
 
 @lru_cache(maxsize=1)

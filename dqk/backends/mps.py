@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dqk.backends.arrays import contiguous, require_cpu, zeros
 from dqk.backends.base import Capabilities, EncodingBackend
 from dqk.circuit import Circuit
 from dqk.errors import UnsupportedError
@@ -52,13 +53,9 @@ class MPSBackend(EncodingBackend):
         """Bloch vectors, shape (n, 3, N)."""
         from dqk.backends.compiled.product import encode_bloch
 
-        if angles.device.type != "cpu":
-            raise UnsupportedError(
-                f"backend 'mps' runs on the CPU and the samples are on {angles.device}; move them with .cpu() or use "
-                "backend='reference'"
-            )
+        require_cpu(self.name, angles)
         self.check_supported(circuit)
-        arrays = _contiguous(angles), _contiguous(shared)
+        arrays = contiguous(angles), contiguous(shared)
         out = np.empty((circuit.n_qubits, 3, len(angles)), arrays[0].dtype)
         encode_bloch(*_rotations(circuit, out.dtype), *arrays, out)
         return torch.from_numpy(out)
@@ -69,9 +66,9 @@ class MPSBackend(EncodingBackend):
         """By rotating back; the derivative by an angle is the cross product with its axis."""
         from dqk.backends.compiled.product import sweep_bloch
 
-        arrays = _contiguous(angles), _contiguous(shared)
-        out = _zeros(arrays[0]), _zeros(arrays[1])
-        states = _contiguous(encoded).copy(), _contiguous(cotangent).copy()
+        arrays = contiguous(angles), contiguous(shared)
+        out = zeros(arrays[0]), zeros(arrays[1])
+        states = contiguous(encoded).copy(), contiguous(cotangent).copy()
         sweep_bloch(*_rotations(circuit, arrays[0].dtype), *arrays, *states, *out)
         return torch.from_numpy(out[0]), torch.from_numpy(out[1])
 
@@ -102,9 +99,9 @@ class MPSBackend(EncodingBackend):
     def _vjp(self, a: Tensor, b: Tensor, cotangent: Tensor, log: bool) -> tuple[Tensor, Tensor]:
         from dqk.backends.compiled.product import overlap_bloch_vjp
 
-        x, y = _contiguous(a), _contiguous(b)
-        out = _zeros(x), _zeros(y)
-        overlap_bloch_vjp(x, y, _contiguous(cotangent), log, *out)
+        x, y = contiguous(a), contiguous(b)
+        out = zeros(x), zeros(y)
+        overlap_bloch_vjp(x, y, contiguous(cotangent), log, *out)
         return torch.from_numpy(out[0]), torch.from_numpy(out[1])
 
     def _expectations(self, circuit: Circuit, ax: Tensor, observables: tuple[str, ...], shared: Tensor) -> Tensor:
@@ -128,19 +125,8 @@ def _word_products(encoded: Tensor, observables: tuple[str, ...]) -> Tensor:
     return torch.stack(columns, dim=1)
 
 
-def _contiguous(tensor: Tensor) -> np.ndarray:
-    array = tensor.detach().numpy()
-    return array if array.flags.c_contiguous else np.ascontiguousarray(array)
-
-
-def _zeros(like: np.ndarray) -> np.ndarray:
-    return np.zeros(
-        like.shape, like.dtype
-    )  # a fifth of the time of zeros_like, which counts in a step of a small network
-
-
 def _pair(a: Tensor, b: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    x, y = _contiguous(a), _contiguous(b)
+    x, y = contiguous(a), contiguous(b)
     return x, y, np.empty((x.shape[2], y.shape[2]), x.dtype)
 
 

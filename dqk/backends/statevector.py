@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from dqk._resources import one_blas_thread, require_memory
+from dqk.backends.arrays import contiguous, require_cpu, zeros
 from dqk.backends.base import Capabilities, EncodingBackend, Parallel
 from dqk.circuit import Circuit
-from dqk.errors import UnsupportedError
 
 _PAD, _PAD_FROM = 8, 256
 VECTOR_BYTES = 64
@@ -129,11 +129,11 @@ class StatevectorBackend(EncodingBackend):
         """States in panels, see `dqk.backends.compiled.panels`, on processors with registers of 64 bytes."""
         if not self.panels:
             return super().forward_block(circuit, angles, shared, parallel)
-        _require_cpu(angles)
+        require_cpu(self.name, angles)
         from dqk.backends.compiled.panels import encode_panels
         from dqk.backends.compiled.program import program_of
 
-        arrays = _contiguous(angles), _contiguous(shared)
+        arrays = contiguous(angles), contiguous(shared)
         lanes = VECTOR_BYTES // arrays[0].itemsize
         count = 2 * -(-len(angles) // (2 * lanes))
         out = _buffers.take((count, 2**circuit.n_qubits, 4, lanes), arrays[0].dtype)
@@ -167,11 +167,11 @@ class StatevectorBackend(EncodingBackend):
     def _states(
         self, circuit: Circuit, angles: Tensor, shared: Tensor, planes: int, parallel: Parallel = map
     ) -> Tensor:
-        _require_cpu(angles)
+        require_cpu(self.name, angles)
         from dqk.backends.compiled.encode import encode_states
         from dqk.backends.compiled.program import program_of
 
-        arrays = _contiguous(angles), _contiguous(shared)
+        arrays = contiguous(angles), contiguous(shared)
         size = 2**circuit.n_qubits
         # Beside the result, the vector of samples that is being made: 128 bytes for each amplitude.
         needed = size * (planes * len(angles) * arrays[0].itemsize + 128)
@@ -191,10 +191,10 @@ class StatevectorBackend(EncodingBackend):
         from dqk.backends.compiled.adjoint import sweep_states
         from dqk.backends.compiled.program import program_of
 
-        arrays = _contiguous(angles), _contiguous(shared)
-        out = np.zeros_like(arrays[0]), np.zeros_like(arrays[1])
+        arrays = contiguous(angles), contiguous(shared)
+        out = zeros(arrays[0]), zeros(arrays[1])
         if len(angles):
-            states = _contiguous(encoded.transpose(1, 2)), _contiguous(cotangent.transpose(1, 2))
+            states = contiguous(encoded.transpose(1, 2)), contiguous(cotangent.transpose(1, 2))
             sweep_states(*program_of(circuit, arrays[0].dtype), *arrays, *states, *out)
         return torch.from_numpy(out[0]), torch.from_numpy(out[1])
 
@@ -239,10 +239,6 @@ class StatevectorBackend(EncodingBackend):
 def _by_sample(states: Tensor) -> np.ndarray:
     """Shape (planes, N, 2**n) without a copy."""
     return states.detach().transpose(1, 2).numpy()
-
-
-def _contiguous(tensor: Tensor) -> np.ndarray:
-    return np.ascontiguousarray(tensor.detach().numpy())
 
 
 def _weighted(x: np.ndarray, y: np.ndarray, cotangent: Tensor) -> tuple[np.ndarray, np.ndarray]:
@@ -301,11 +297,3 @@ def _pauli(word: str) -> tuple[Tensor, Tensor, int]:
             sign = sign * (1 - 2 * ((index >> bit) & 1))
     # Z acts first, on the source index; each Y flips the sign of its own bit once more.
     return index ^ flip, sign * (-1) ** word.count("Y"), word.count("Y") % 4
-
-
-def _require_cpu(angles: Tensor) -> None:
-    if angles.device.type != "cpu":
-        raise UnsupportedError(
-            f"backend 'statevector' runs on the CPU and the samples are on {angles.device}; move them with .cpu() or use "
-            "backend='reference', which runs on any torch device"
-        )
