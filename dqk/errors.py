@@ -37,6 +37,18 @@ class CheckpointError(DQKError, RuntimeError):
     """A checkpoint or run folder that is missing, damaged or belongs to another configuration."""
 
 
+class ClusterError(DQKError, RuntimeError):
+    """Workers that cannot be had, or that were all lost; the message says what is missing."""
+
+
+class StoreError(DQKError, RuntimeError):
+    """A store of a kernel matrix that is damaged, in use, or belongs to another problem; the message says what differs."""
+
+
+class TileError(DQKError, RuntimeError):
+    """Tiles that failed as often as they may; the message has their causes. Everything else was computed."""
+
+
 def unknown_name(what: str, given: object, known: Iterable[str]) -> InvalidInputError:
     """An error for a name that is not in a list, with the nearest known name if there is one.
 

@@ -1,0 +1,200 @@
+"""What a worker runs: `run_task(task, arrays) -> result`, all of them buffers, none a pickle.
+
+A task names a job by digest. The job's circuit, backend and angles were shipped once, under that digest; encoded blocks of
+samples are kept between tasks, within the memory bound. Any number of threads may run tasks.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dqk._resources import memory_bound, one_blas_thread
+from dqk._wire import pack, unpack
+from dqk.backends.base import EncodingBackend, mirror
+from dqk.backends.resolve import resolve
+from dqk.circuit import Circuit
+from dqk.errors import UnsupportedError
+
+Arrays = Mapping[str, np.ndarray]
+Header = dict[str, Any]
+PAD = 8
+"""Ragged blocks are padded to a multiple of this many samples."""
+
+_JOBS_KEPT = 4
+
+
+def run_task(task: bytes, arrays: Mapping[str, Arrays]) -> bytes:
+    """Runs one task inside a worker.
+
+    Args:
+        task: a message of `dqk._wire.pack` whose document has a `kind`: `probe`, `tiles` or `strip`.
+        arrays: what was shipped to this worker, by digest.
+
+    Returns:
+        A message; its document depends on the kind. Failures of single tiles are part of it.
+
+    Raises:
+        DQKError: if the task as a whole cannot be run.
+    """
+    header, extra = unpack(task)
+    kinds: dict[str, Callable[..., bytes]] = {"probe": _probe, "tiles": _tiles, "strip": _strip}
+    if header.get("kind") not in kinds:
+        raise UnsupportedError(
+            f"task of kind {header.get('kind')!r}, expected one of {', '.join(kinds)}; do all workers run the same dqk?"
+        )
+    with torch.no_grad(), one_blas_thread():
+        return kinds[header["kind"]](header, extra, arrays)
+
+
+def cause(error: BaseException) -> str:
+    """An exception as one line, for a message from another process."""
+    return f"{type(error).__name__}: {error}"
+
+
+def _probe(header: Header, extra: Arrays, arrays: Mapping[str, Arrays]) -> bytes:
+    """Says who the worker is; waits or raises on request; copies a nonce from file to file to show that a disk is shared."""
+    time.sleep(header.get("sleep_s", 0.0))
+    if "error" in header:
+        raise UnsupportedError(header["error"])
+    seen = {"pid": os.getpid(), "node": socket.gethostname(), "held": sorted(arrays)}
+    if "nonce" in header:
+        try:
+            Path(header["reply"]).write_text(Path(header["nonce"]).read_text())
+            seen["shared"] = True
+        except OSError:
+            seen["shared"] = False
+    return pack(seen, extra)
+
+
+class _Job:
+    """A kernel matrix as a worker sees it."""
+
+    def __init__(self, arrays: Arrays):
+        spec = json.loads(arrays["spec"].tobytes())
+        self.circuit = Circuit.from_dict(spec["circuit"])
+        self.log: bool = spec["log"]
+        self.symmetric: bool = spec["symmetric"]
+        self.side: int = spec["side"]
+        backend = resolve(spec["backend"], self.circuit)
+        if not isinstance(backend, EncodingBackend):
+            raise UnsupportedError(
+                f"backend {backend.name!r} does not compute tiles; use 'statevector', 'mps' or 'reference'"
+            )
+        self.backend = backend
+        self.shared = torch.from_numpy(np.array(arrays["shared"]))
+        self.rows = torch.from_numpy(np.array(arrays["ax"]))
+        self.columns = self.rows if self.symmetric else torch.from_numpy(np.array(arrays["ay"]))
+        block = self.side * backend.encoding_bytes(self.circuit, self.rows.dtype)
+        self._keep = max(2, memory_bound() // max(1, block))
+        self._blocks: OrderedDict[tuple[str, int, bool], Future[Any]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def angles(self, which: str, k: int) -> Tensor:
+        """Angles of block k of the `rows` or `columns`, shape (at most side, A_d)."""
+        return (self.rows if which == "rows" else self.columns)[k * self.side : (k + 1) * self.side]
+
+    def block(self, which: str, k: int, gradients: bool = False) -> Any:
+        """States of a block, padded: made by whoever asks first, kept while memory allows."""
+        key = ("rows" if self.symmetric else which, k, gradients)
+        with self._lock:
+            mine = key not in self._blocks
+            future = self._blocks.setdefault(key, Future())
+            self._blocks.move_to_end(key)
+            while len(self._blocks) > self._keep:
+                self._blocks.popitem(last=False)
+        if mine:
+            try:
+                future.set_result(self._encode(self.angles(*key[:2]), gradients))
+            except BaseException as error:
+                with self._lock:
+                    self._blocks.pop(key, None)  # the next one tries again
+                future.set_exception(error)
+        return future.result()
+
+    def _encode(self, part: Tensor, gradients: bool) -> Any:
+        missing = -len(part) % PAD
+        if missing:
+            part = torch.cat([part, part.new_zeros(missing, part.shape[1])])
+        make = self.backend.encode_block if gradients else self.backend.forward_block
+        return make(self.circuit, part, self.shared)
+
+    def tile(self, row: int, column: int) -> np.ndarray:
+        """Values of a tile without padding; a diagonal one of a symmetric matrix is mirrored, with an exact diagonal."""
+        a, b = self.block("rows", row), self.block("columns", column)
+        value = self.backend.forward_tile(a, b, self.log)
+        value = value[: len(self.angles("rows", row)), : len(self.angles("columns", column))]
+        if self.symmetric and row == column:
+            value = mirror(value, 0.0 if self.log else 1.0)
+        return np.ascontiguousarray(value.numpy())
+
+
+_jobs: OrderedDict[str, Future[_Job]] = OrderedDict()
+_jobs_lock = threading.Lock()
+
+
+def _job(digest: str, arrays: Mapping[str, Arrays]) -> _Job:
+    with _jobs_lock:
+        mine = digest not in _jobs
+        future = _jobs.setdefault(digest, Future())
+        _jobs.move_to_end(digest)
+        while len(_jobs) > _JOBS_KEPT:
+            _jobs.popitem(last=False)
+    if mine:
+        try:
+            future.set_result(_Job(arrays[digest]))
+        except BaseException as error:
+            with _jobs_lock:
+                _jobs.pop(digest, None)
+            future.set_exception(error)
+    return future.result()
+
+
+def _tiles(header: Header, extra: Arrays, arrays: Mapping[str, Arrays]) -> bytes:
+    """Values of tiles: `tiles` holds triples (item, row, column). What fails is listed with its cause, the rest is given."""
+    job = _job(header["job"], arrays)
+    values: dict[str, np.ndarray] = {}
+    failed: list[tuple[int, str]] = []
+    spans: list[tuple[str, int, float, float]] = []
+    for item, row, column in header["tiles"]:
+        began = time.time()
+        try:
+            job.block("rows", row), job.block("columns", column)
+            encoded = time.time()
+            values[str(item)] = job.tile(row, column)
+        except Exception as error:
+            failed.append((item, cause(error)))
+            continue
+        spans += [("encode", item, began, encoded), ("overlap", item, encoded, time.time())]
+    return pack({"failed": failed, "spans": spans}, values)
+
+
+def _strip(header: Header, extra: Arrays, arrays: Mapping[str, Arrays]) -> bytes:
+    """Cotangents of the angles of one block of samples from its whole strip of K, columns in their order."""
+    job, which, k = _job(header["job"], arrays), header["which"], header["block"]
+    other, cotangent = ("columns" if which == "rows" else "rows"), torch.from_numpy(extra["cotangent"])
+    vjp = job.backend.log_overlap_vjp if job.log else job.backend.overlap_vjp
+    encoded, prepared = job.block(which, k, gradients=True)
+    total = torch.zeros_like(encoded)
+    for j in range(-(-len(job.columns if other == "columns" else job.rows) // job.side)):
+        facing = job.block(other, j, gradients=True)[1]
+        part = cotangent[:, j * job.side : (j + 1) * job.side]
+        padded = part.new_zeros(encoded.shape[-1], facing.shape[-1])
+        padded[: part.shape[0], : part.shape[1]] = part
+        total += vjp(prepared, facing, padded)[0]
+    angles = job.angles(which, k)
+    count = len(angles)
+    swept = job.backend.encode_vjp(job.circuit, angles, job.shared, encoded[..., :count], total[..., :count])
+    return pack({}, {name: part.numpy() for name, part in zip(("angles", "shared"), swept, strict=True)})
