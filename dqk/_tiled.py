@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
@@ -144,8 +144,8 @@ class _Tiled(torch.autograd.Function):
     def backward(ctx, cotangent: Tensor):
         ax, ay, shared = ctx.saved_tensors
         with one_blas_thread():
-            dax, day, dshared = _backward(ctx.job, ax, None if ctx.symmetric else ay, shared, cotangent)
-        return None, dax, day, dshared
+            needs = ctx.needs_input_grad[1:]
+            return None, *_backward(ctx.job, ax, None if ctx.symmetric else ay, shared, cotangent, needs)
 
 
 def _forward(job: _Job, ax: Tensor, ay: Tensor | None, shared: Tensor) -> Tensor:
@@ -191,9 +191,12 @@ def _uninitialised(like: Tensor, columns: int) -> Tensor:
 
 
 def _backward(
-    job: _Job, ax: Tensor, ay: Tensor | None, shared: Tensor, cotangent: Tensor
-) -> tuple[Tensor, Tensor | None, Tensor]:
-    """Every tile once more, its cotangents of the states added in tile order, then one sweep per block of states."""
+    job: _Job, ax: Tensor, ay: Tensor | None, shared: Tensor, cotangent: Tensor, needs: Sequence[bool]
+) -> tuple[Tensor | None, Tensor | None, Tensor]:
+    """Every tile once more, its cotangents of the states added in tile order, then one sweep per block of states.
+
+    `needs` says which of ax, ay and shared need a gradient; a side that needs none costs neither cotangents nor sweeps.
+    """
     rows = _Blocks(job, ax, shared, gradients=True)
     columns = rows if ay is None else _Blocks(job, ay, shared, gradients=True)
     symmetric = rows is columns
@@ -206,12 +209,16 @@ def _backward(
         )
     for side in sides:
         side.keep(set(range(len(side.slices))))
-    totals = [[torch.zeros_like(side.states[k][0]) for k in range(len(side.slices))] for side in sides]
+    asked = [needs[k] or needs[2] for k in range(len(sides))]
+    totals = [
+        [torch.zeros_like(side.states[k][0]) for k in range(len(side.slices))] if wants else []
+        for side, wants in zip(sides, asked, strict=True)
+    ]
     vjp = job.backend.log_overlap_vjp if job.log else job.backend.overlap_vjp
     # Both K[i, j] and K[j, i] are the one number above the diagonal.
     folded = without_diagonal(cotangent + cotangent.T) if symmetric else cotangent
 
-    def pull(tile: Tile) -> tuple[Tile, tuple[Tensor, ...]]:
+    def pull(tile: Tile) -> list[tuple[list[Tensor], int, Tensor]]:
         a, b = rows.states[tile.row][1], columns.states[tile.column][1]
         part = folded[rows.slices[tile.row], columns.slices[tile.column]]
         on_diagonal = symmetric and tile.is_diagonal
@@ -220,22 +227,28 @@ def _backward(
         padded = part.new_zeros(a.shape[-1], b.shape[-1])
         padded[: part.shape[0], : part.shape[1]] = part
         if on_diagonal and not job.log:
-            return tile, (job.backend.self_overlap_vjp(a, padded),)
-        return tile, vjp(a, b, padded)
+            return [(totals[0], tile.row, job.backend.self_overlap_vjp(a, padded))]
+        if asked == [True, False]:
+            return [(totals[0], tile.row, job.backend.first_overlap_vjp(a, b, padded, job.log))]
+        if asked == [False, True]:
+            return [(totals[1], tile.column, job.backend.first_overlap_vjp(b, a, padded.T, job.log))]
+        da, db = vjp(a, b, padded)
+        return [(totals[0], tile.row, da), (totals[-1], tile.column, db)]
 
     (tiles,) = partition(len(rows.slices), len(columns.slices), symmetric, len(rows.slices), len(columns.slices))
-    for tile, (da, *db) in job.map(pull, tiles):
-        totals[0][tile.row] += da
-        for part in db:
-            totals[-1][tile.column] += part
-    results, dshared = [], torch.zeros_like(shared)
-    for side, total in zip(sides, totals, strict=True):
-        swept = list(job.map(partial(side.sweep, total), range(len(side.slices))))
-        results.append(torch.cat([part for part, _ in swept]))
+    for pulled in job.map(pull, tiles):
+        for target, k, part in pulled:
+            target[k] += part
+    results: list[Tensor | None] = [None, None]
+    dshared = torch.zeros_like(shared)
+    for k, (side, total) in enumerate(zip(sides, totals, strict=True)):
+        swept = list(job.map(partial(side.sweep, total), range(len(total))))
+        if asked[k]:
+            results[k] = torch.cat([part for part, _ in swept])
         for _, part in swept:
             dshared += part
         side.keep(set())
-    return results[0], None if symmetric else results[1], dshared
+    return results[0], results[1], dshared
 
 
 @lru_cache(maxsize=1)

@@ -60,3 +60,32 @@ def test_several_tiles_and_their_gradients(backend, log):
             # Logarithms of small entries and their slopes lose digits in proportion.
             tolerance = {"rtol": 1e-7, "atol": 1e-7} if log else {"rtol": 1e-9, "atol": 1e-10}
             torch.testing.assert_close(mine, expected, **tolerance)
+
+
+@pytest.mark.parametrize("log", [False, True])
+@pytest.mark.parametrize("asked", ["x", "y", "shared"])
+def test_a_constant_argument_costs_no_sweep(asked, log, monkeypatch):
+    """With a constant argument its cotangents and sweeps are left out; with shared angles both sides are swept."""
+    feature_map = reuploading_feature_map(3, 2, trainable="rotations")
+    ours, oracle = FidelityKernel(feature_map, backend="statevector"), FidelityKernel(feature_map, backend="reference")
+    oracle.load_state_dict(ours.state_dict())
+    swept, both = [], []
+    sweep, pull = StatevectorBackend.encode_vjp, StatevectorBackend.overlap_vjp
+    monkeypatch.setattr(
+        StatevectorBackend,
+        "encode_vjp",
+        lambda self, c, angles, *rest: swept.append(angles) or sweep(self, c, angles, *rest),
+    )
+    monkeypatch.setattr(StatevectorBackend, "overlap_vjp", lambda self, *rest: both.append(rest) or pull(self, *rest))
+    x, y = samples(150, 3, 5), samples(20, 3, 6)  # two blocks of rows, one of columns
+    cotangent = samples(150, 20, 7)
+    results = []
+    for kernel in (ours, oracle):
+        kernel.double().requires_grad_(asked == "shared")
+        first, second = x.clone().requires_grad_(asked == "x"), y.clone().requires_grad_(asked == "y")
+        leaf = {"x": first, "y": second, "shared": kernel.params}[asked]
+        results.append(torch.autograd.grad(gram(kernel, first, second, log=log), leaf, cotangent)[0])
+    torch.testing.assert_close(*results, rtol=1e-9, atol=1e-10)
+    expected = {"x": [128, 22], "y": [20], "shared": [128, 22, 20]}[asked]
+    assert sorted(map(len, swept)) == sorted(expected)
+    assert bool(both) == (asked == "shared")

@@ -200,6 +200,10 @@ class EncodingBackend(Backend):
     def overlap_vjp(self, a: Tensor, b: Tensor, cotangent: Tensor) -> tuple[Tensor, Tensor]:
         """Cotangents of the *encodings* of `a` and `b`, given prepared ones, for a cotangent of shape (N, M)."""
 
+    def first_overlap_vjp(self, a: Tensor, b: Tensor, cotangent: Tensor, log: bool) -> Tensor:
+        """The first of the cotangents of `overlap_vjp` or `log_overlap_vjp`; backends override it that can leave out the second."""
+        return (self.log_overlap_vjp if log else self.overlap_vjp)(a, b, cotangent)[0]
+
     def self_overlap_vjp(self, a: Tensor, cotangent: Tensor) -> Tensor:
         """Cotangent of the encodings of `a` in `overlap(a, a)`, in which they stand on both sides."""
         first, second = self.overlap_vjp(a, a, cotangent)
@@ -233,8 +237,12 @@ class EncodingBackend(Backend):
 
     def log_overlap_vjp(self, a: Tensor, b: Tensor, cotangent: Tensor) -> tuple[Tensor, Tensor]:
         """Cotangents of the encodings for a cotangent of `log_overlap`."""
+        return self.overlap_vjp(a, b, self._log_slopes(a, b, cotangent))
+
+    def _log_slopes(self, a: Tensor, b: Tensor, cotangent: Tensor) -> Tensor:
+        """The cotangent of `overlap` from that of its logarithm."""
         # An entry that nobody asks for contributes nothing, also where K is zero.
-        return self.overlap_vjp(a, b, torch.where(cotangent == 0, cotangent, cotangent / self.overlap(a, b)))
+        return torch.where(cotangent == 0, cotangent, cotangent / self.overlap(a, b))
 
     def encoding_bytes(self, circuit: Circuit, dtype: torch.dtype) -> int:
         """Memory of one sample's encoding and of what `prepare` adds to it."""

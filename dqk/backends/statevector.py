@@ -215,6 +215,13 @@ class StatevectorBackend(EncodingBackend):
             # With W = 2 dK <b|a>: d(a) = W b, and d(b) = W^dagger a.
             return _combine(re, im, y), _combine(re.T, -im.T, x)
 
+    def first_overlap_vjp(self, a: Tensor, b: Tensor, cotangent: Tensor, log: bool) -> Tensor:
+        """One of the two complex products."""
+        cotangent = self._log_slopes(a, b, cotangent) if log else cotangent
+        x, y = _by_sample(a), _by_sample(b)
+        with one_blas_thread():
+            return _combine(*_weighted(x, y, cotangent), y)
+
     def self_overlap_vjp(self, a: Tensor, cotangent: Tensor) -> Tensor:
         """One complex product, for K[i, j] and K[j, i] are one number."""
         x = _by_sample(a)
