@@ -37,6 +37,10 @@ class CheckpointError(DQKError, RuntimeError):
     """A checkpoint or run folder that is missing, damaged or belongs to another configuration."""
 
 
+class LeaseError(DQKError, RuntimeError):
+    """A folder that another process writes to; the message names that process and says how to go on."""
+
+
 class ClusterError(DQKError, RuntimeError):
     """Workers that cannot be had, or that were all lost; the message says what is missing."""
 
