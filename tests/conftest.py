@@ -1,9 +1,13 @@
-"""Settings that hold for every test: how hypothesis searches, and how many threads torch takes."""
+"""What holds for every test: how hypothesis searches, how many threads torch takes, that no process is left behind."""
 
 import os
+from collections.abc import Iterator
 
 import hypothesis
+import pytest
 import torch
+
+from tests.processes import none_left_behind
 
 # The default search repeats itself exactly, so that a failure belongs to the change under test.
 # HYPOTHESIS_PROFILE=thorough looks for new failures.
@@ -13,3 +17,10 @@ hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatabl
 
 # One torch thread: parallelism is over tiles and samples, and idle thread pools spin against each other on few cores.
 torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def no_process_left_behind() -> Iterator[None]:
+    """Fails a test whose children outlive it; `tests.processes.session_long` excepts some."""
+    with none_left_behind():
+        yield
