@@ -30,6 +30,7 @@ from dqk.errors import MemoryBoundError
 from dqk.scheduler import Tile, blocks, partition
 
 _PAD = 8
+_PIECE, _FEW_BLOCKS = 32, 8  # samples
 _SMALL = 64 * 2**20  # bytes that always fit: the system is not asked
 
 
@@ -123,12 +124,17 @@ class _Blocks:
                 part = torch.cat([part, part.new_zeros(missing, part.shape[1])])
             self.states[k] = self.make(self.job.circuit, part, self.shared, self.job.map)
 
-    def sweep(self, totals: list[Tensor], k: int) -> tuple[Tensor, Tensor]:
-        """Cotangents of block k's angles and of the shared ones, from those of all padded encodings."""
-        rows = self.slices[k]
-        count = rows.stop - rows.start
-        encoded, total = self.states[k][0][..., :count], totals[k][..., :count]
-        return self.job.backend.encode_vjp(self.job.circuit, self.angles[rows], self.shared, encoded, total)
+    def pieces(self) -> list[tuple[int, slice]]:
+        """What to sweep one by one: blocks, or parts of them where blocks are too few to share them evenly."""
+        step = _PIECE if len(self.slices) < _FEW_BLOCKS else self.job.side(self.angles.dtype)
+        counts = [rows.stop - rows.start for rows in self.slices]
+        return [(k, slice(i, min(i + step, n))) for k, n in enumerate(counts) for i in range(0, n, step)]
+
+    def sweep(self, totals: list[Tensor], piece: tuple[int, slice]) -> tuple[Tensor, Tensor]:
+        """Cotangents of a piece's angles and of the shared ones, from those of all padded encodings."""
+        k, part = piece
+        angles, encoded = self.angles[self.slices[k]][part], self.states[k][0][..., part]
+        return self.job.backend.encode_vjp(self.job.circuit, angles, self.shared, encoded, totals[k][..., part])
 
 
 class _Tiled(torch.autograd.Function):
@@ -242,11 +248,11 @@ def _backward(
     results: list[Tensor | None] = [None, None]
     dshared = torch.zeros_like(shared)
     for k, (side, total) in enumerate(zip(sides, totals, strict=True)):
-        swept = list(job.map(partial(side.sweep, total), range(len(total))))
         if asked[k]:
+            swept = list(job.map(partial(side.sweep, total), side.pieces()))
             results[k] = torch.cat([part for part, _ in swept])
-        for _, part in swept:
-            dshared += part
+            for _, part in swept:
+                dshared += part
         side.keep(set())
     return results[0], results[1], dshared
 

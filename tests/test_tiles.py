@@ -86,6 +86,5 @@ def test_a_constant_argument_costs_no_sweep(asked, log, monkeypatch):
         leaf = {"x": first, "y": second, "shared": kernel.params}[asked]
         results.append(torch.autograd.grad(gram(kernel, first, second, log=log), leaf, cotangent)[0])
     torch.testing.assert_close(*results, rtol=1e-9, atol=1e-10)
-    expected = {"x": [128, 22], "y": [20], "shared": [128, 22, 20]}[asked]
-    assert sorted(map(len, swept)) == sorted(expected)
+    assert sum(map(len, swept)) == {"x": 150, "y": 20, "shared": 170}[asked]
     assert bool(both) == (asked == "shared")
