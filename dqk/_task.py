@@ -40,7 +40,7 @@ def run_task(task: bytes, arrays: Mapping[str, Arrays]) -> bytes:
     """Runs one task inside a worker.
 
     Args:
-        task: a message of `dqk._wire.pack` whose document has a `kind`: `probe`, `tiles` or `strip`.
+        task: a message of `dqk._wire.pack` whose document has a `kind`: `probe`, `tiles` or `strips`.
         arrays: what was shipped to this worker, by digest.
 
     Returns:
@@ -50,7 +50,7 @@ def run_task(task: bytes, arrays: Mapping[str, Arrays]) -> bytes:
         DQKError: if the task as a whole cannot be run.
     """
     header, extra = unpack(task)
-    kinds: dict[str, Callable[..., bytes]] = {"probe": _probe, "tiles": _tiles, "strip": _strip}
+    kinds: dict[str, Callable[..., bytes]] = {"probe": _probe, "tiles": _tiles, "strips": _strips}
     if header.get("kind") not in kinds:
         raise UnsupportedError(
             f"task of kind {header.get('kind')!r}, expected one of {', '.join(kinds)}; do all workers run the same dqk?"
@@ -88,6 +88,8 @@ class _Job:
         self.log: bool = spec["log"]
         self.symmetric: bool = spec["symmetric"]
         self.side: int = spec["side"]
+        self.shots: int | None = spec["shots"]
+        self.seed: int = spec["seed"]
         backend = resolve(spec["backend"], self.circuit)
         if not isinstance(backend, EncodingBackend):
             raise UnsupportedError(
@@ -138,7 +140,31 @@ class _Job:
         value = value[: len(self.angles("rows", row)), : len(self.angles("columns", column))]
         if self.symmetric and row == column:
             value = mirror(value, 0.0 if self.log else 1.0)
+        if self.shots is not None:
+            value = self._measured(value, row, column)
         return np.ascontiguousarray(value.numpy())
+
+    def _measured(self, value: Tensor, row: int, column: int) -> Tensor:
+        """Relative frequencies of the outcome 0...0; the generator belongs to the tile, so that shots agree everywhere."""
+        random = np.random.Generator(np.random.Philox(key=[self.seed, row * 2**32 + column]))
+        counts = random.binomial(self.shots, value.double().clamp(0.0, 1.0).numpy())
+        found = torch.from_numpy(counts / self.shots).to(value.dtype)
+        return mirror(found) if self.symmetric and row == column else found
+
+    def strip(self, which: str, k: int, cotangent: Tensor) -> tuple[Tensor, Tensor]:
+        """Cotangents of the angles of one block, and its part of the shared ones', from its strip of dK, in column order."""
+        other = "columns" if which == "rows" else "rows"
+        encoded, prepared = self.block(which, k, gradients=True)
+        total = torch.zeros_like(encoded)
+        for j in range(-(-cotangent.shape[1] // self.side)):
+            facing = self.block(other, j, gradients=True)[1]
+            part = cotangent[:, j * self.side : (j + 1) * self.side]
+            padded = part.new_zeros(encoded.shape[-1], facing.shape[-1])
+            padded[: part.shape[0], : part.shape[1]] = part
+            total += self.backend.first_overlap_vjp(prepared, facing, padded, self.log)
+        angles = self.angles(which, k)
+        count = len(angles)
+        return self.backend.encode_vjp(self.circuit, angles, self.shared, encoded[..., :count], total[..., :count])
 
 
 _jobs: OrderedDict[str, Future[_Job]] = OrderedDict()
@@ -181,20 +207,19 @@ def _tiles(header: Header, extra: Arrays, arrays: Mapping[str, Arrays]) -> bytes
     return pack({"failed": failed, "spans": spans}, values)
 
 
-def _strip(header: Header, extra: Arrays, arrays: Mapping[str, Arrays]) -> bytes:
-    """Cotangents of the angles of one block of samples from its whole strip of K, columns in their order."""
-    job, which, k = _job(header["job"], arrays), header["which"], header["block"]
-    other, cotangent = ("columns" if which == "rows" else "rows"), torch.from_numpy(extra["cotangent"])
-    vjp = job.backend.log_overlap_vjp if job.log else job.backend.overlap_vjp
-    encoded, prepared = job.block(which, k, gradients=True)
-    total = torch.zeros_like(encoded)
-    for j in range(-(-len(job.columns if other == "columns" else job.rows) // job.side)):
-        facing = job.block(other, j, gradients=True)[1]
-        part = cotangent[:, j * job.side : (j + 1) * job.side]
-        padded = part.new_zeros(encoded.shape[-1], facing.shape[-1])
-        padded[: part.shape[0], : part.shape[1]] = part
-        total += vjp(prepared, facing, padded)[0]
-    angles = job.angles(which, k)
-    count = len(angles)
-    swept = job.backend.encode_vjp(job.circuit, angles, job.shared, encoded[..., :count], total[..., :count])
-    return pack({}, {name: part.numpy() for name, part in zip(("angles", "shared"), swept, strict=True)})
+def _strips(header: Header, extra: Arrays, arrays: Mapping[str, Arrays]) -> bytes:
+    """Cotangents of the angles of blocks of samples: `strips` holds triples (item, which, block), `extra` their rows of dK."""
+    job = _job(header["job"], arrays)
+    found: dict[str, np.ndarray] = {}
+    failed: list[tuple[int, str]] = []
+    spans: list[tuple[str, int, float, float]] = []
+    for item, which, k in header["strips"]:
+        began = time.time()
+        try:
+            angles, shared = job.strip(which, k, torch.from_numpy(extra[str(item)]))
+        except Exception as error:
+            failed.append((item, cause(error)))
+            continue
+        found[f"{item}.angles"], found[f"{item}.shared"] = angles.numpy(), shared.numpy()
+        spans.append(("backward", item, began, time.time()))
+    return pack({"failed": failed, "spans": spans}, found)

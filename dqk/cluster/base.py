@@ -7,7 +7,9 @@ them. Who gets which task, what is retried and when all is done decides `dqk.sch
 from __future__ import annotations
 
 import abc
+import threading
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self, TypeAlias
@@ -77,6 +79,12 @@ class WorkerPool(abc.ABC):
     """
 
     name: str
+    opened = False
+    lock: AbstractContextManager[object] = nullcontext()
+    """Held by whoever runs something on the open pool."""
+
+    def __deepcopy__(self, memo: dict[int, object]) -> Self:
+        return self  # scikit-learn copies estimators, and the kernels in them; workers are shared
 
     def __enter__(self) -> Self:
         try:
@@ -84,11 +92,13 @@ class WorkerPool(abc.ABC):
         except BaseException:
             self.close()
             raise
+        self.opened, self.lock = True, threading.RLock()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.opened = False
         self.close()
 
     @abc.abstractmethod
@@ -120,7 +130,11 @@ class WorkerPool(abc.ABC):
 
     @abc.abstractmethod
     def poll(self, timeout_s: float) -> list[PoolEvent]:
-        """Events since the last call, in the order in which they happened; waits for the first one, at most `timeout_s`."""
+        """Events since the last call, in the order in which they happened; waits for the first one, at most `timeout_s`.
+
+        Raises:
+            ClusterError: if all events were given, no worker is left and none will join; says what became of the last ones.
+        """
 
     @abc.abstractmethod
     def kill(self, worker: str) -> None:
