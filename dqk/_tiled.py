@@ -9,7 +9,6 @@ none on the number of threads. Ragged tiles at the edge are padded to multiples 
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -22,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dqk._progress import bar
 from dqk._resources import cpu_threads, memory_bound, one_blas_thread
 from dqk.backends import autograd
 from dqk.backends.base import Backend, EncodingBackend, mirror, without_diagonal
@@ -176,14 +176,14 @@ def _forward(job: _Job, ax: Tensor, ay: Tensor | None, shared: Tensor) -> Tensor
             result[c, r] = value.T
         result[r, c] = value
 
-    with _progress(job.progress, sum(map(len, groups)), "tiles") as advance:
+    with bar(job.progress, sum(map(len, groups)), "tiles") as advance:
         for group in groups:
             needed, wanted_columns = {tile.row for tile in group}, {tile.column for tile in group}
             rows.keep(needed | wanted_columns if symmetric else needed)
             if not symmetric:
                 columns.keep(wanted_columns)
             for _ in job.map(write, group):
-                advance()
+                advance(1)
     for side in {rows, columns}:
         side.keep(set())
     return result
@@ -265,24 +265,3 @@ def _pool() -> ThreadPoolExecutor:
 
 
 os.register_at_fork(after_in_child=_pool.cache_clear)  # a forked child has none of the parent's threads
-
-
-@contextlib.contextmanager
-def _progress(show: bool, total: int, unit: str) -> Iterator[Callable[[], None]]:
-    if not show:
-        yield lambda: None
-        return
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    parts = (TextColumn("kernel matrix"), BarColumn(), MofNCompleteColumn(), TextColumn(unit))
-    with Progress(*parts, TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True)) as bar:
-        task = bar.add_task("", total=total)
-        yield lambda: bar.advance(task)
