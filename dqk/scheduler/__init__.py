@@ -1,5 +1,49 @@
-"""In which pieces: tiles of a kernel matrix. Pure: no I/O, no clock, no knowledge of workers."""
+"""In which pieces and by whom: tiles of a kernel matrix, their cost, order and dispatch. Pure: no I/O, no clock."""
 
+from dqk.scheduler.cost import CostModel, TileCost
+from dqk.scheduler.dispatch import Dispatch
+from dqk.scheduler.events import (
+    Accept,
+    Action,
+    Assign,
+    Discard,
+    Done,
+    Drain,
+    Event,
+    Failed,
+    GiveUp,
+    Joined,
+    Kill,
+    Lost,
+    Tick,
+)
+from dqk.scheduler.plan import Plan, plan
+from dqk.scheduler.policy import Policy, Statistics, WorkerStatistics
 from dqk.scheduler.tiles import Tile, blocks, partition
 
-__all__ = ["Tile", "blocks", "partition"]
+__all__ = [
+    "Accept",
+    "Action",
+    "Assign",
+    "CostModel",
+    "Discard",
+    "Dispatch",
+    "Done",
+    "Drain",
+    "Event",
+    "Failed",
+    "GiveUp",
+    "Joined",
+    "Kill",
+    "Lost",
+    "Plan",
+    "Policy",
+    "Statistics",
+    "Tick",
+    "Tile",
+    "TileCost",
+    "WorkerStatistics",
+    "blocks",
+    "partition",
+    "plan",
+]

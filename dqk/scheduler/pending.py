@@ -1,0 +1,121 @@
+"""Items that nobody computes at the moment: stretches of the plan, one for each worker, and what came back from workers."""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_right
+from collections.abc import Callable, Iterable
+
+import numpy as np
+
+from dqk.scheduler.plan import Plan
+
+Eligible = Callable[[tuple[str, ...]], bool]
+
+
+class Stretches:
+    """Items that were never given to a worker, as stretches of the plan's order.
+
+    Each worker eats its own stretch from the front, so that its items are neighbours and share encoded blocks. A worker without
+    a stretch takes the back of the longest one, in proportion to the speeds of the two.
+    """
+
+    def __init__(self, plan: Plan, open_items: np.ndarray):
+        self._items = open_items
+        self._until = array("d", np.concatenate([[0.0], np.cumsum(plan.seconds[open_items])]).tobytes())
+        self._owned: dict[str, list[int]] = {}
+        self._free = [[0, len(open_items)]] if len(open_items) else []
+        self.count = len(open_items)
+        self.seconds = self._until[-1]
+
+    def take(self, worker: str, speeds: Callable[[str], float], seconds: float, most: int) -> tuple[int, ...]:
+        """At most `most` items of about so many predicted seconds, at least one; nothing if there is none."""
+        if not self.count:
+            return ()
+        stretch = self._owned.get(worker)
+        if stretch is None or stretch[0] == stretch[1]:
+            stretch = self._owned[worker] = self._acquire(worker, speeds)
+        start, end = stretch
+        stop = bisect_right(self._until, self._until[start] + seconds, start + 2, end + 1) - 1
+        stop = min(stop, start + most)
+        stretch[0] = stop
+        self.count -= stop - start
+        self.seconds = max(0.0, self.seconds - (self._until[stop] - self._until[start])) if self.count else 0.0
+        return tuple(self._items[start:stop].tolist())
+
+    def release(self, worker: str) -> None:
+        """Frees the stretch of a worker that is gone."""
+        stretch = self._owned.pop(worker, None)
+        if stretch is not None and stretch[0] < stretch[1]:
+            self._free.append(stretch)
+
+    def _acquire(self, worker: str, speeds: Callable[[str], float]) -> list[int]:
+        if self._free:
+            return self._free.pop()
+        length = self._length
+        victim = max(self._owned, key=lambda name: (length(self._owned[name]), self._owned[name][0]))
+        start, stop = self._owned[victim]
+        share = speeds(worker) / (speeds(worker) + speeds(victim))
+        wanted = self._until[stop] - share * length([start, stop])
+        cut = min(max(bisect_right(self._until, wanted, start, stop + 1), start), stop - 1)
+        self._owned[victim][1] = cut
+        return [cut, stop]
+
+    def _length(self, stretch: list[int]) -> float:
+        return self._until[stretch[1]] - self._until[stretch[0]]
+
+
+class Returned:
+    """Items that failed or whose worker was lost, by the workers on which they failed.
+
+    *Suspects* were being computed when their worker was lost: each is sent alone, so that one which kills workers is found.
+    """
+
+    def __init__(self) -> None:
+        self._where: dict[int, tuple[str, ...]] = {}
+        self._by_history: dict[tuple[str, ...], dict[int, None]] = {}
+        self._suspects: dict[int, tuple[str, ...]] = {}
+
+    def __len__(self) -> int:
+        return len(self._where) + len(self._suspects)
+
+    def add(self, items: Iterable[int], failed_on: tuple[str, ...], suspect: bool = False) -> None:
+        """Puts items back; they should not go to the workers in `failed_on`."""
+        for item in items:
+            if suspect:
+                self._suspects[item] = failed_on
+            else:
+                self._where[item] = failed_on
+                self._by_history.setdefault(failed_on, {})[item] = None
+
+    def discard(self, item: int) -> None:
+        """Takes an item out whose result has come after all."""
+        self._suspects.pop(item, None)
+        failed_on = self._where.pop(item, None)
+        if failed_on is not None:
+            bucket = self._by_history[failed_on]
+            del bucket[item]
+            if not bucket:
+                del self._by_history[failed_on]
+
+    def take_suspect(self, eligible: Eligible) -> int | None:
+        """The first suspect that may go to the worker."""
+        item = next((item for item, failed_on in self._suspects.items() if eligible(failed_on)), None)
+        if item is not None:
+            del self._suspects[item]
+        return item
+
+    def take(self, eligible: Eligible, cost: Callable[[int], float], seconds: float, most: int) -> tuple[int, ...]:
+        """Other items that may go to the worker, with one history, of about so many predicted seconds."""
+        failed_on = next((history for history in self._by_history if eligible(history)), None)
+        if failed_on is None:
+            return ()
+        taken: list[int] = []
+        for item in self._by_history[failed_on]:
+            seconds -= cost(item)
+            if len(taken) == most or (taken and seconds < 0):
+                break
+            taken.append(item)
+        for item in taken:
+            self.discard(item)
+        return tuple(taken)
