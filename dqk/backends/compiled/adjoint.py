@@ -96,6 +96,38 @@ def _undo_rotation(psi, lam, rows, n, kind, bit, other, c, s):
 
 
 @inner
+def _undo_real_pairs(psi, lam, rows, n, bit, other, c, s, d, t):
+    """Takes RY on two qubits back in one pass, (c, s) on the first and (d, t) on the second; twice the cotangents of both."""
+    w = width(psi)
+    h = w // 2
+    first = second = c - c
+    for k in range(1 << (n - 2)):
+        zero = insert_zeros(k, bit, other)
+        i, j = rows[zero] * w, rows[zero | (1 << bit)] * w
+        p, q = rows[zero | (1 << other)] * w, rows[zero | (1 << bit) | (1 << other)] * w
+        for part in range(0, w, h):
+            x00, x10, x01, x11 = _undo_four(psi, i + part, j + part, p + part, q + part, c, s, d, t)
+            y00, y10, y01, y11 = _undo_four(lam, i + part, j + part, p + part, q + part, c, s, d, t)
+            # Both generators commute with both rotations: the states before or after give the same cotangents.
+            first = first + y10 * x00 - y00 * x10 + y11 * x01 - y01 * x11
+            second = second + y01 * x00 - y00 * x01 + y11 * x10 - y10 * x11
+    return first, second
+
+
+@inner
+def _undo_four(psi, i, j, p, q, c, s, d, t):
+    """The inverse of RY on two qubits for four real or imaginary parts, stored and returned."""
+    a, b, e, f = load(psi, i), load(psi, j), load(psi, p), load(psi, q)
+    a, b, e, f = c * a + s * b, c * b - s * a, c * e + s * f, c * f - s * e
+    a, b, e, f = d * a + t * e, d * b + t * f, d * e - t * a, d * f - t * b
+    store(psi, i, a)
+    store(psi, j, b)
+    store(psi, p, e)
+    store(psi, q, f)
+    return a, b, e, f
+
+
+@inner
 def _undo_star(psi, lam, rows, n, centre, low, high, sums_low, sums_high):
     """Takes a star back and sums Im(conj(lam) psi), signed by the centre, over each half of the bits."""
     w = width(psi)
@@ -154,10 +186,10 @@ def _undo_step(
         _undo_star(psi, lam, rows, n, bit, low, high, sums_low, sums_high)
         _star_gradients(gradients, slots, first, last, n, sums_low, sums_high)
     elif kind == RY2:
-        for slot, target in ((last, other), (first, bit)):
-            c, s = load(trig, slot * w), load(trig, slot * w + h)
-            gradient = _undo_rotation(psi, lam, rows, n, RY, target, NO_BIT, c, s)
-            store(gradients, slot * h, load(gradients, slot * h) + gradient)
+        c, s, d, t = load(trig, first * w), load(trig, first * w + h), load(trig, last * w), load(trig, last * w + h)
+        one, two = _undo_real_pairs(psi, lam, rows, n, bit, other, c, s, d, t)
+        store(gradients, first * h, load(gradients, first * h) + one)
+        store(gradients, last * h, load(gradients, last * h) + two)
     elif kind == HADAMARD:
         hadamard(psi, rows, n, bit, root)
         hadamard(lam, rows, n, bit, root)
