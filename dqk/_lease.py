@@ -71,6 +71,12 @@ class Holder:
             uuid.uuid4().hex,
         )
 
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> Holder | None:
+        """The process that holds a lease; None if nobody does, or if the file is damaged."""
+        found = _read(Path(path))
+        return _parsed(found) if found is not None else None
+
     def certainly_gone(self, here: Holder) -> bool:
         """Whether this process cannot be running any more, as far as another process, `here`, can know."""
         if self.job_id is not None and self.job_id == here.job_id and self.restart_count < here.restart_count:

@@ -1,0 +1,175 @@
+"""What a stored matrix is a matrix of. Work is resumed only where it is the same."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import numpy as np
+
+from dqk.errors import InvalidInputError
+from dqk.store.digests import array_digest
+from dqk.store.grid import Grid
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """Everything that values depend on, with digests in place of the data.
+
+    Attributes:
+        circuit: its JSON document (`Circuit.to_dict`).
+        backend: name of the backend, never `auto`.
+        dtype: of the values: `float64` or `float32`.
+        side: of a full tile.
+        log: whether values are natural logarithms.
+        symmetric: whether rows and columns are the same samples.
+        shots: per entry, None if exact.
+        seed: of the samples; None if exact.
+        shared: digest of the shared angles.
+        rows: digest of the angles of each block of rows, so that a matrix can grow.
+        columns: the same for columns; empty if symmetric.
+        n_rows: N.
+        n_columns: M.
+        about: what it is, for people; may differ.
+    """
+
+    circuit: Mapping[str, Any]
+    backend: str
+    dtype: str
+    side: int
+    log: bool
+    symmetric: bool
+    shots: int | None
+    seed: int | None
+    shared: str
+    rows: tuple[str, ...]
+    columns: tuple[str, ...]
+    n_rows: int
+    n_columns: int
+    about: str = ""
+
+    @classmethod
+    def of(
+        cls,
+        circuit: Mapping[str, Any],
+        backend: str,
+        side: int,
+        ax: np.ndarray,
+        ay: np.ndarray | None,
+        shared: np.ndarray,
+        *,
+        log: bool = False,
+        shots: int | None = None,
+        seed: int | None = None,
+        about: str = "",
+    ) -> Fingerprint:
+        """The fingerprint of a problem.
+
+        Args:
+            circuit: see the class.
+            backend: see the class.
+            side: see the class.
+            ax: data angles of the rows, shape (N, A_d); their precision is that of the values.
+            ay: of the columns, shape (M, A_d); None for the symmetric matrix.
+            shared: shared angles, shape (A_s,).
+            log: see the class.
+            shots: see the class.
+            seed: see the class.
+            about: see the class.
+        """
+        others = ax if ay is None else ay
+        return cls(
+            circuit=circuit,
+            backend=backend,
+            dtype=ax.dtype.name,
+            side=side,
+            log=log,
+            symmetric=ay is None,
+            shots=shots,
+            seed=seed,
+            shared=array_digest(shared),
+            rows=block_digests(ax, side),
+            columns=() if ay is None else block_digests(ay, side),
+            n_rows=len(ax),
+            n_columns=len(others),
+            about=about,
+        )
+
+    @classmethod
+    def from_dict(cls, document: Any) -> Fingerprint:
+        """What `to_dict` wrote.
+
+        Raises:
+            InvalidInputError: if the document is damaged.
+        """
+        try:
+            made = cls(**{**document, "rows": tuple(document["rows"]), "columns": tuple(document["columns"])})
+            numbers = (made.n_rows, made.n_columns, made.side)
+            plausible = all(isinstance(number, int) for number in numbers) and made.side >= 1
+            if not plausible or made.dtype not in ("float32", "float64"):
+                raise ValueError(f"{made.dtype} values, shape ({made.n_rows}, {made.n_columns}), side {made.side}")
+        except (KeyError, TypeError, ValueError) as error:
+            raise InvalidInputError(f"not a fingerprint of a matrix: {error}") from error
+        return made
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return asdict(self)
+
+    @property
+    def grid(self) -> Grid:
+        """The tiles."""
+        return Grid((self.n_rows, self.n_columns), self.side, self.symmetric, np.dtype(self.dtype))
+
+    def conflicts(self, new: Fingerprint) -> list[str]:
+        """Why work on `new` cannot go on in a store of this one; empty if it can: the same problem, or more samples of it."""
+        found = [
+            f"{field.name} is {getattr(self, field.name)!r} there, {getattr(new, field.name)!r} now"
+            for field in fields(self)
+            if field.name in ("backend", "dtype", "side", "log", "symmetric", "shots", "seed")
+            and getattr(self, field.name) != getattr(new, field.name)
+        ]
+        found += _circuit_conflicts(self.circuit, new.circuit)
+        if self.shared != new.shared:
+            found.append("the shared angles (trained parameters) differ")
+        if self.side == new.side:
+            found += _data_conflicts("rows", self.rows, new.rows, self.n_rows, new.n_rows, self.side)
+            if not self.symmetric and not new.symmetric:
+                found += _data_conflicts("columns", self.columns, new.columns, self.n_columns, new.n_columns, self.side)
+        return found
+
+    def grown_to(self, new: Fingerprint) -> bool:
+        """Whether `new` has more samples."""
+        return (self.n_rows, self.n_columns) != (new.n_rows, new.n_columns)
+
+
+def block_digests(angles: np.ndarray, side: int) -> tuple[str, ...]:
+    """Digest of every block of `side` samples; the last one may be smaller."""
+    return tuple(array_digest(angles[start : start + side]) for start in range(0, len(angles), side))
+
+
+def _data_conflicts(what: str, old: tuple[str, ...], new: tuple[str, ...], n: int, m: int, side: int) -> Iterable[str]:
+    if m < n:
+        yield f"{n} {what} are there, {m} now; a store grows but does not shrink"
+    full = len(old) if n == m else min(n, m) // side  # a ragged block is recomputed when it grows
+    wrong = [k for k, (a, b) in enumerate(zip(old[:full], new, strict=False)) if a != b]
+    if wrong:
+        spans = [f"{k * side}-{min((k + 1) * side, n, m) - 1}" for k in wrong]
+        shown = ", ".join(spans[:3]) + (f" and {len(spans) - 3} more blocks" if len(spans) > 3 else "")
+        yield f"data of {what} {shown} differ"
+
+
+def _circuit_conflicts(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterable[str]:
+    if old == new:
+        return
+    for name, label in (("n_qubits", "qubits"), ("n_data", "data angles"), ("n_shared", "shared angles")):
+        if old.get(name) != new.get(name):
+            yield f"the circuit has {old.get(name)} {label} there, {new.get(name)} now"
+    a, b = old.get("gates", []), new.get("gates", [])
+    if len(a) != len(b):
+        yield f"the circuit has {len(a)} gates there, {len(b)} now"
+    for k, (x, y) in enumerate(zip(a, b, strict=False)):
+        if x != y:
+            yield f"gate {k} of the circuit is {x} there, {y} now"
+            break

@@ -1,0 +1,173 @@
+"""Tiles into files, so that what the journal lists is there after any crash.
+
+A commit writes all its chunks to temporary files, makes them durable, gives them their names, makes the names durable, and
+only then adds one line per tile to the journal and makes that durable. What happens in between leaves chunks that no journal
+lists, which are computed again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from dqk._failpoint import failpoint
+from dqk._lease import Holder
+from dqk.errors import InvalidInputError, StoreError
+from dqk.store import journal
+from dqk.store.digests import tile_digest
+from dqk.store.files import chunk_path, explained, read_description, sync, temporary_folder, write_all
+
+
+class TileWriter:
+    """Commits tiles to a store; in the driver or in a worker that knows the path.
+
+    Use one per thread. Its journal is a file of its own, made with the first commit.
+
+    Args:
+        path: the store.
+        name: of the writer, for people who read the journal.
+        lease: `GramStore.lease` of the driver: every commit then checks that it still holds. Workers that outlive a killed
+            driver are so kept from writing into what the next one computes.
+
+    Raises:
+        StoreError: if there is no store.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], name: str, lease: str | None = None):
+        self.path = Path(path)
+        self.name = "".join(c if c.isalnum() or c in "-_." else "_" for c in name)
+        self.grid = read_description(self.path).grid
+        self._lease = lease
+        self._folders: set[Path] = set()
+        self._journal: int | None = None
+        self._token = uuid.uuid4().hex[:12]
+
+    def commit(self, tiles: Sequence[tuple[int, int, np.ndarray]]) -> list[str]:
+        """Makes tiles durable, all in one go: many small tiles in one commit cost less than each alone.
+
+        Args:
+            tiles: (row, column, values), values of shape (rows of the tile, columns of the tile) in the store's precision.
+
+        Returns:
+            The digest of each tile.
+
+        Raises:
+            InvalidInputError: for tiles that are not of this matrix.
+            StoreError: if the disk does not take them, or if another driver took over; none of the tiles is committed then.
+        """
+        for row, column, values in tiles:
+            self._check(row, column, values)
+        self._check_lease()
+        if not tiles:
+            return []
+        first = self.grid.where(*tiles[0][:2])
+        advice = "make room or repair the disk, then go on with --resume (resume=True)"
+        with explained(f"write {first} of {self.path}", advice):
+            try:
+                return self._commit(tiles)
+            except BaseException:
+                self._abandon()
+                raise
+
+    def _check(self, row: int, column: int, values: np.ndarray) -> None:
+        if not self.grid.has(row, column):
+            raise InvalidInputError(
+                f"tile ({row}, {column}) is not one of {self.path}, which has {self.grid.blocks} blocks"
+                + (" and holds tiles on and above the diagonal" if self.grid.symmetric else "")
+            )
+        extent = self.grid.extent(row, column)
+        if values.shape != extent or values.dtype != self.grid.dtype:
+            raise InvalidInputError(
+                f"values of shape {values.shape} and type {values.dtype} for {self.grid.where(row, column)} of {self.path}, "
+                f"expected shape {extent} and type {self.grid.dtype}"
+            )
+
+    def _check_lease(self) -> None:
+        if self._lease is None:
+            return
+        name, _, token = self._lease.partition(":")
+        found = Holder.read(self.path / name)
+        if found is None or found.token != token:
+            raise StoreError(
+                f"the driver that this process works for lost its lease on {self.path}, "
+                + (f"which is now held by {found}" if found else "which nobody holds now")
+                + "; nothing was written"
+            )
+
+    def _commit(self, tiles: Sequence[tuple[int, int, np.ndarray]]) -> list[str]:
+        failpoint("before_chunk")
+        moves: list[tuple[Path, Path]] = []
+        lines, digests = [], []
+        for row, column, values in tiles:
+            for place in self.grid.places(row, column):
+                data = self.grid.encode(values if place == (row, column) else values.T)
+                moves.append((self._write(len(moves), data), chunk_path(self.path, *place)))
+            digests.append(tile_digest(values))
+            lines.append(journal.line(row, column, self.grid.extent(row, column), digests[-1]))
+        failpoint("after_write")
+        for temporary, _ in moves:
+            sync(temporary)
+        failpoint("after_sync")
+        self._make_folders({final.parent for _, final in moves})
+        for temporary, final in moves:
+            temporary.replace(final)
+            failpoint("after_chunk")
+        for folder in {final.parent for _, final in moves}:
+            sync(folder)
+        failpoint("after_folders")
+        self._append("".join(lines))
+        return digests
+
+    def _write(self, number: int, data: np.ndarray) -> Path:
+        path = temporary_folder(self.path) / f"{self._token}-{number}"
+        descriptor = os.open(path, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o644)
+        try:
+            write_all(descriptor, data, halfway="half_chunk")
+        finally:
+            os.close(descriptor)
+        return path
+
+    def _make_folders(self, folders: set[Path]) -> None:
+        fresh = folders - self._folders
+        if fresh:
+            for folder in fresh:
+                folder.mkdir(exist_ok=True)
+            sync(self.path / "c")
+            self._folders |= fresh
+
+    def _append(self, lines: str) -> None:
+        if self._journal is None:
+            path = self.path / journal.FOLDER / f"{self.name}-{self._token}.jsonl"
+            self._journal = os.open(path, os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_WRONLY, 0o644)
+            sync(path.parent)
+            lines = journal.header(self.name) + lines
+        write_all(self._journal, lines.encode(), halfway="half_line")
+        failpoint("after_line")
+        os.fsync(self._journal)
+        failpoint("after_journal")
+
+    def _abandon(self) -> None:
+        """After a failure: the journal may end in a torn line, so the next commit begins another one."""
+        for path in temporary_folder(self.path).glob(f"{self._token}-*"):
+            with contextlib.suppress(OSError):
+                path.unlink()
+        self.close()
+        self._token = uuid.uuid4().hex[:12]
+
+    def close(self) -> None:
+        """Lets go of the journal; a later commit begins another one."""
+        if self._journal is not None:
+            with contextlib.suppress(OSError):
+                os.close(self._journal)
+        self._journal = None
+
+    def __enter__(self) -> TileWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
