@@ -59,13 +59,23 @@ def _cgroup_files(name: str) -> list[str]:
 
 
 def memory_bound() -> int:
-    """Bytes that states and tiles in flight may take: `DQK_MEMORY_MIB`, else half of the available memory."""
+    """Bytes that states and tiles in flight may take: `DQK_MEMORY_MIB`, else half of the available memory.
+
+    The available memory is divided among the workers of a node, whose number `DQK_NODE_WORKERS` tells each of them.
+    """
     given = os.environ.get("DQK_MEMORY_MIB")
     if given is not None:
         if not given.isdigit() or int(given) < 1:
             raise InvalidInputError(f"DQK_MEMORY_MIB is {given!r}, expected a whole number of MiB above 0")
         return int(given) * _MIB
-    return available_memory() // 2
+    return available_memory() // (2 * _node_workers())
+
+
+def _node_workers() -> int:
+    given = os.environ.get("DQK_NODE_WORKERS", "1")
+    if not given.isdigit() or int(given) < 1:
+        raise InvalidInputError(f"DQK_NODE_WORKERS is {given!r}, expected a whole number of at least 1")
+    return int(given)
 
 
 def require_memory(needed: int, what: str) -> None:
