@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import platform
 import threading
 from collections.abc import Iterator
 from functools import lru_cache
@@ -101,6 +102,14 @@ def available_memory() -> int:
         if limit.isdigit() and used.isdigit():
             limits.append(int(limit) - int(used))
     return max(min(limits), 0) if limits else 4 * 2**30
+
+
+def cache_folder() -> Path:
+    """Where what can be made again is kept: `DQK_CACHE_DIR`, else a folder for this node in the user's cache folder."""
+    given = os.environ.get("DQK_CACHE_DIR")
+    if given:
+        return Path(given).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "dqk" / (platform.node() or "node")
 
 
 _blas_lock = threading.Lock()

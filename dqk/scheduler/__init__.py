@@ -1,6 +1,6 @@
 """In which pieces and by whom: tiles of a kernel matrix, their cost, order and dispatch. Pure: no I/O, no clock."""
 
-from dqk.scheduler.cost import CostModel, TileCost
+from dqk.scheduler.cost import CostModel, Measurement, Rates, TileCost
 from dqk.scheduler.dispatch import Dispatch
 from dqk.scheduler.events import (
     Accept,
@@ -17,7 +17,7 @@ from dqk.scheduler.events import (
     Lost,
     Tick,
 )
-from dqk.scheduler.plan import Plan, plan
+from dqk.scheduler.plan import Plan, blocks_that_fit, plan
 from dqk.scheduler.policy import Policy, Statistics, WorkerStatistics
 from dqk.scheduler.tiles import Tile, blocks, partition
 
@@ -36,14 +36,17 @@ __all__ = [
     "Joined",
     "Kill",
     "Lost",
+    "Measurement",
     "Plan",
     "Policy",
+    "Rates",
     "Statistics",
     "Tick",
     "Tile",
     "TileCost",
     "WorkerStatistics",
     "blocks",
+    "blocks_that_fit",
     "partition",
     "plan",
 ]

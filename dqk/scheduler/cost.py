@@ -1,26 +1,30 @@
 """What a tile costs: predicted seconds, from the circuit, the precision and the backend.
 
-Predictions size messages, balance shards and tell a slow worker from a hung one. They never change the grid or a result.
+Predictions size messages, balance work and tell a slow worker from a hung one. They change neither the grid nor a result.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
 from dqk.circuit import Circuit
+from dqk.errors import InvalidInputError
+
+_LARGEST = 60  # qubits of a state that anybody might hold; keeps the prediction finite
+_TASK_S = 1e-4  # what a worker does for a tile beside computing it
 
 
 @dataclass(frozen=True, slots=True)
 class TileCost:
-    """Predicted cost of a job's full tiles and blocks on one thread.
+    """Predicted cost of a job's full blocks and tiles on one thread.
 
     Attributes:
-        encode_s: seconds to encode one block of `side` samples.
+        encode_s: seconds to encode one block of samples.
         tile_s: seconds to overlap two encoded blocks.
     """
 
@@ -30,47 +34,67 @@ class TileCost:
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """Seconds of one backend on one thread in float64; float32 takes half.
+    """Speed of one backend in one precision on one thread.
+
+    With `a` amplitudes (1 for a backend of product states), G gates and blocks of s samples, a block takes
+    `s G (gate_s + a amplitude_s)`; with `b` numbers in an overlap (2**n, or n for product states) a tile takes
+    `s**2 (entry_s + b overlap_s)`.
 
     Attributes:
-        gate_s: per gate, sample and amplitude (per gate and sample where states do not grow with 2**n).
-        overlap_s: per entry of K and amplitude (per entry and qubit).
-        tile_s: per tile, whatever its size.
-        exponential: whether states have 2**n amplitudes; otherwise n parts.
+        gate_s: seconds per sample and gate.
+        amplitude_s: seconds per sample, gate and amplitude.
+        entry_s: seconds per entry of K.
+        overlap_s: seconds per entry and number in an overlap.
+        product: whether states are products of one-qubit states.
     """
 
     gate_s: float
+    amplitude_s: float
+    entry_s: float
     overlap_s: float
+    product: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """What one circuit took.
+
+    Attributes:
+        circuit: simplified.
+        side: samples in a block.
+        encode_s: seconds for a block.
+        tile_s: seconds for a tile.
+    """
+
+    circuit: Circuit
+    side: int
+    encode_s: float
     tile_s: float
-    exponential: bool
 
 
-DEFAULTS: Mapping[str, Rates] = MappingProxyType(
-    {
-        "statevector": Rates(gate_s=4e-10, overlap_s=2e-10, tile_s=1e-4, exponential=True),
-        "reference": Rates(gate_s=2e-8, overlap_s=1e-9, tile_s=3e-4, exponential=True),
-        "mps": Rates(gate_s=1e-8, overlap_s=1e-9, tile_s=1e-4, exponential=False),
-    }
-)
+# Xeon with AVX-512, one thread.
+_DEFAULTS = {
+    "statevector/float64": Rates(gate_s=1.5e-8, amplitude_s=6e-11, entry_s=1.3e-9, overlap_s=1.2e-10),
+    "statevector/float32": Rates(gate_s=1.2e-8, amplitude_s=3e-11, entry_s=7e-10, overlap_s=6e-11),
+    "mps/float64": Rates(gate_s=1.6e-8, amplitude_s=0.0, entry_s=1.5e-9, overlap_s=1.8e-10, product=True),
+    "mps/float32": Rates(gate_s=1.4e-8, amplitude_s=0.0, entry_s=1.4e-9, overlap_s=1.0e-10, product=True),
+    "reference/float64": Rates(gate_s=1.2e-6, amplitude_s=6e-9, entry_s=1e-8, overlap_s=2e-10),
+    "reference/float32": Rates(gate_s=1.2e-6, amplitude_s=4e-9, entry_s=9e-9, overlap_s=1.1e-10),
+}
 
 
 @dataclass(frozen=True, slots=True)
 class CostModel:
-    """Rates of the backends, from measurements on some machine.
+    """Speeds of backends.
 
     Attributes:
-        rates: by the backend's name.
+        rates: by the name of backend and dtype, as in `statevector/float64`.
     """
 
-    rates: Mapping[str, Rates] = field(default_factory=lambda: DEFAULTS)
-
-    @classmethod
-    def load(cls) -> CostModel:
-        """The model in force on this machine."""
-        return cls()
+    rates: Mapping[str, Rates] = field(default_factory=lambda: MappingProxyType(_DEFAULTS))
 
     def of(self, circuit: Circuit, dtype: Any, backend: str, side: int) -> TileCost:
-        """Predicted cost of one job; a backend that is not known counts as a statevector.
+        """Predicted cost of one job; an unknown backend counts as `statevector`.
 
         Args:
             circuit: simplified.
@@ -78,11 +102,62 @@ class CostModel:
             backend: its name.
             side: samples in a block.
         """
-        rates = self.rates.get(backend, self.rates["statevector"])
-        size = float(2**circuit.n_qubits) if rates.exponential else float(circuit.n_qubits)
-        width = np.dtype(dtype).itemsize / 8
-        per_gate = size if rates.exponential else 1.0
-        return TileCost(
-            encode_s=width * rates.gate_s * len(circuit.gates) * side * per_gate,
-            tile_s=rates.tile_s + width * rates.overlap_s * side * side * size,
+        name = np.dtype(dtype).name
+        rates = self.rates.get(f"{backend}/{name}") or self.rates.get(
+            f"statevector/{name}", _DEFAULTS["statevector/float64"]
         )
+        amplitudes, numbers = _sizes(circuit, rates.product)
+        return TileCost(
+            encode_s=side * len(circuit.gates) * (rates.gate_s + amplitudes * rates.amplitude_s),
+            tile_s=side**2 * (rates.entry_s + numbers * rates.overlap_s) + _TASK_S,
+        )
+
+    def with_measured(self, backend: str, dtype: Any, product: bool, measured: Sequence[Measurement]) -> CostModel:
+        """This model with the rates of one backend and dtype fitted to measurements, by least relative error.
+
+        Args:
+            backend: its name.
+            dtype: of the angles.
+            product: whether its states are products of one-qubit states.
+            measured: circuits of at least two sizes.
+        """
+        amplitudes, numbers = np.array([_sizes(m.circuit, product) for m in measured]).T
+        per_gate = np.array([m.encode_s / (m.side * len(m.circuit.gates)) for m in measured])
+        per_entry = np.array([m.tile_s / m.side**2 for m in measured])
+        rates = Rates(*_line(amplitudes, per_gate), *_line(numbers, per_entry), product)
+        return CostModel(MappingProxyType({**self.rates, f"{backend}/{np.dtype(dtype).name}": rates}))
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able."""
+        return {name: asdict(rates) for name, rates in sorted(self.rates.items())}
+
+    @classmethod
+    def from_dict(cls, document: Mapping[str, Any]) -> CostModel:
+        """From what `to_dict` gave; backends that it does not name keep their defaults.
+
+        Raises:
+            InvalidInputError: if it is something else.
+        """
+        try:
+            given = {name: Rates(**values) for name, values in document.items()}
+            if not all(0 <= float(v) < np.inf for rates in given.values() for v in asdict(rates).values()):
+                raise ValueError("rates are seconds, none of them negative")
+        except (TypeError, ValueError, AttributeError) as error:
+            raise InvalidInputError(f"not a cost model: {error}") from error
+        return cls(MappingProxyType({**_DEFAULTS, **given}))
+
+
+def _sizes(circuit: Circuit, product: bool) -> tuple[float, float]:
+    """Amplitudes of a state, and numbers in an overlap."""
+    return (1.0, float(circuit.n_qubits)) if product else (2.0 ** min(circuit.n_qubits, _LARGEST),) * 2
+
+
+def _line(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
+    """Constant and slope of the line through positive points that is nearest in relative error, neither of them negative."""
+    design, ones = np.stack([1 / y, x / y], axis=1), np.ones_like(y)
+    line = np.linalg.lstsq(design, ones, rcond=None)[0]
+    if min(line) < 0:  # the best line without a negative part has none of that part
+        k = int(np.argmax(line))
+        alone = float(design[:, k] @ ones / (design[:, k] @ design[:, k]))
+        return (alone, 0.0) if k == 0 else (0.0, alone)
+    return float(line[0]), float(line[1])

@@ -1,4 +1,4 @@
-"""The workers of a run as `Dispatch` knows them: what each has, how fast it is, when it counts as hung."""
+"""The workers of a run as `Dispatch` knows them: what each has, how fast it is, when it is late and when it counts as hung."""
 
 from __future__ import annotations
 
@@ -9,29 +9,11 @@ from dataclasses import dataclass, field
 from dqk.scheduler.policy import Policy, Statistics, WorkerStatistics
 
 _FIRST_ITEMS = 4
+_MOST_ITEMS = 2**20
 _MEMORY = 0.7
-"""Weight of the past in a worker's speed, per assignment."""
-
-
-@dataclass(slots=True, eq=False)
-class Ticket:
-    """One assignment.
-
-    Attributes:
-        number: its name.
-        worker: who has it.
-        left: items that have not been reported.
-        seconds: predicted seconds of `left`.
-        started: when its worker began it, as far as can be known from outside; None while it waits there.
-        deadline: when its worker counts as hung.
-    """
-
-    number: int
-    worker: Worker
-    left: set[int]
-    seconds: float
-    started: float | None = None
-    deadline: float = math.inf
+"""Weight of the past in a worker's speed, per report."""
+_LATE = 2.0
+"""An assignment that takes so many times its predicted time is late: nobody knows when it will end."""
 
 
 @dataclass(slots=True, eq=False)
@@ -43,14 +25,15 @@ class Worker:
         slots: assignments that it computes at once.
         window: assignments that it may have.
         ratio: measured over predicted seconds.
+        statistics: what it did.
         most: items in its next assignment at most: doubles with every success, since predictions may be far off.
         tickets: its assignments, oldest first.
         started: how many of them it computes.
         suspect: number of the assignment that may kill it.
         lives: False once it is lost.
-        busy_s: measured seconds, and `work_s` predicted ones, of recent assignments.
-        work_s: see `busy_s`.
-        statistics: what it did.
+        fruitful: whether a result of it was accepted.
+        busy_s: measured seconds of recent reports.
+        work_s: predicted seconds of the same.
     """
 
     name: str
@@ -82,6 +65,47 @@ class Worker:
         return self.slots / self.ratio
 
 
+@dataclass(slots=True, eq=False)
+class Ticket:
+    """One assignment.
+
+    Attributes:
+        number: its name.
+        worker: who has it.
+        left: items that have not been reported.
+        seconds: predicted seconds of `left`.
+        started: when its worker began it or last reported a part of it, as far as can be known from outside; None while it
+            waits there.
+        deadline: when its worker counts as hung.
+    """
+
+    number: int
+    worker: Worker
+    left: set[int]
+    seconds: float
+    started: float | None = None
+    deadline: float = math.inf
+
+    @property
+    def expected_s(self) -> float:
+        """Seconds that `left` should take on its worker."""
+        return self.seconds * self.worker.ratio
+
+    def late_at(self, least_s: float) -> float:
+        """When it is late; infinity while it waits."""
+        return math.inf if self.started is None else self.started + _LATE * max(self.expected_s, least_s)
+
+    def expected_end(self, now: float, least_s: float) -> float:
+        """When it will probably be done; one that is late takes as long again as it has taken."""
+        if self.started is not None:
+            on_time = now < self.late_at(least_s)
+            return self.started + self.expected_s if on_time else now + (now - self.started)
+        before = [ticket for ticket in self.worker.tickets.values() if ticket.number < self.number]
+        running = [ticket.expected_end(now, least_s) for ticket in before if ticket.started is not None]
+        waiting_s = sum(ticket.expected_s for ticket in before if ticket.started is None)
+        return max(now, min(running, default=now)) + waiting_s / self.worker.slots + self.expected_s
+
+
 class Crew:
     """The workers that live."""
 
@@ -90,23 +114,28 @@ class Crew:
         self._workers: dict[str, Worker] = {}
         self._roomy: dict[str, Worker] = {}
         self._deadlines: list[tuple[float, int, Ticket]] = []
-        self.slots = 0
         self._speed = 0.0
+        self._largest = 0
+        self._lost_in_vain = 0
+        self._last_loss = ""
+        self.slots = 0
 
     def join(self, name: str, slots: int) -> None:
         """Takes a worker in; one whose name was seen before is ignored."""
         if name in self._statistics.workers:
             return
-        known = [worker.ratio for worker in self._workers.values()]
-        ratio = sorted(known)[len(known) // 2] if known else 1.0
+        known = sorted(worker.ratio for worker in self._workers.values())
+        ratio = known[len(known) // 2] if known else 1.0
         statistics = self._statistics.workers[name] = WorkerStatistics()
+        slots = max(1, slots)
         worker = Worker(name, slots, slots * self._policy.window, ratio, statistics)
         self._workers[name] = self._roomy[name] = worker
+        self._largest = max(self._largest, len(self._workers))
         self.slots += slots
         self._speed += worker.speed
 
     def leave(self, name: str, cause: str) -> Worker | None:
-        """Takes a worker out."""
+        """Takes a worker out; None if there is none."""
         worker = self._workers.pop(name, None)
         if worker is None:
             return None
@@ -114,17 +143,27 @@ class Crew:
         worker.lives = False
         worker.statistics.lost = cause
         self._statistics.lost_workers += 1
+        self._lost_in_vain += not worker.statistics.items
+        self._last_loss = f"{name}: {cause}"
         self.slots -= worker.slots
         self._speed = sum(other.speed for other in self._workers.values())
         return worker
 
+    def hopeless(self) -> str | None:
+        """Why no result can be hoped for: every worker, and each of its replacements, was lost without one."""
+        if self._lost_in_vain < (self._policy.max_retries + 1) * max(2, self._largest):
+            return None
+        return (
+            f"{self._lost_in_vain} workers in a row were lost before they gave a result, the last was {self._last_loss}"
+        )
+
     def with_room(self) -> list[Worker]:
-        """Workers that may be given something, those without work first."""
-        return sorted(self._roomy.values(), key=lambda worker: len(worker.tickets))
+        """Workers that may be given something, those with the least first."""
+        return sorted(self._roomy.values(), key=lambda worker: len(worker.tickets) / worker.slots)
 
     def idle(self) -> list[Worker]:
-        """Workers that have nothing."""
-        return [worker for worker in self._roomy.values() if not worker.tickets]
+        """Workers with a free slot, fastest first."""
+        return sorted((w for w in self._roomy.values() if w.free_slots > 0), key=lambda worker: worker.ratio)
 
     def in_flight(self) -> list[Ticket]:
         """All assignments."""
@@ -151,10 +190,12 @@ class Crew:
         if not worker.room:
             self._roomy.pop(worker.name, None)
 
-    def progress(self, ticket: Ticket, seconds: float, accepted: int, now: float) -> None:
-        """Notes that items of so many predicted seconds have been reported, and that the ticket may be closed."""
+    def report(self, ticket: Ticket, seconds: float, accepted: int, now: float) -> None:
+        """Notes a report about items of so many predicted seconds; a ticket with nothing left is closed."""
         worker = ticket.worker
         worker.statistics.items += accepted
+        if accepted:
+            self._lost_in_vain = 0
         if not worker.lives:
             return
         if ticket.started is not None:
@@ -163,32 +204,21 @@ class Crew:
             if seconds > 0:
                 self._measure(worker, elapsed, seconds)
         ticket.seconds = max(0.0, ticket.seconds - seconds)
-        if ticket.left:
-            if ticket.started is not None:
-                self._set_clock(ticket, now)
-            return
-        del worker.tickets[ticket.number]
-        worker.started -= ticket.started is not None
-        ticket.deadline = math.inf
-        if worker.suspect == ticket.number:
-            worker.suspect = None
-        if seconds > 0:
-            worker.most *= 2
-        self._roomy[worker.name] = worker
-        if worker.free_slots > 0:
-            waiting = next((t for t in worker.tickets.values() if t.started is None), None)
-            if waiting is not None:
-                self._start(waiting, now)
+        if not ticket.left:
+            self._close(ticket, now)
+            worker.most = min(2 * worker.most, _MOST_ITEMS)
+        elif ticket.started is not None:
+            self._set_clock(ticket, now)
 
     def hanging(self, now: float) -> list[tuple[str, str]]:
         """Workers that are past their deadline, with the cause."""
         found: dict[str, str] = {}
-        while self._deadlines and self._deadlines[0][0] <= now:
-            deadline, _, ticket = heapq.heappop(self._deadlines)
-            if ticket.deadline == deadline and ticket.worker.lives and ticket.started is not None:
-                found[ticket.worker.name] = (
-                    f"no result for {now - ticket.started:.3g} s, predicted were {ticket.seconds * ticket.worker.ratio:.3g} s"
-                )
+        while self.next_deadline() <= now:
+            _, _, ticket = heapq.heappop(self._deadlines)
+            assert ticket.started is not None
+            found[ticket.worker.name] = (
+                f"it hangs: no result for {now - ticket.started:.3g} s, expected after {ticket.expected_s:.3g} s"
+            )
         return list(found.items())
 
     def next_deadline(self) -> float:
@@ -200,21 +230,34 @@ class Crew:
             heapq.heappop(self._deadlines)
         return math.inf
 
+    def _close(self, ticket: Ticket, now: float) -> None:
+        worker = ticket.worker
+        del worker.tickets[ticket.number]
+        ticket.deadline = math.inf
+        self._roomy[worker.name] = worker
+        if worker.suspect == ticket.number:
+            worker.suspect = None
+        if ticket.started is not None:
+            worker.started -= 1
+            waiting = next((t for t in worker.tickets.values() if t.started is None), None)
+            if waiting is not None:
+                self._start(waiting, now)
+
     def _start(self, ticket: Ticket, now: float) -> None:
         ticket.worker.started += 1
         self._set_clock(ticket, now)
 
     def _set_clock(self, ticket: Ticket, now: float) -> None:
         ticket.started = now
-        patience = max(self._policy.hang_least_s, self._policy.hang_factor * ticket.seconds * ticket.worker.ratio)
+        patience = max(self._policy.hang_least_s, self._policy.hang_factor * ticket.expected_s)
         if patience < math.inf:
             ticket.deadline = now + patience
             heapq.heappush(self._deadlines, (ticket.deadline, ticket.number, ticket))
 
     def _measure(self, worker: Worker, elapsed: float, seconds: float) -> None:
+        # Several reports may arrive at one time; only together do they say how long the work took.
         worker.busy_s = _MEMORY * worker.busy_s + elapsed
         worker.work_s = _MEMORY * worker.work_s + seconds
         self._speed -= worker.speed
-        # Several reports may arrive at one time; only together do they say how long the work took.
         worker.ratio = max(worker.busy_s / worker.work_s, 1e-6)
         self._speed += worker.speed

@@ -6,9 +6,9 @@ same times give the same actions.
 
 from __future__ import annotations
 
-import heapq
 import math
 from collections.abc import Collection, Iterable
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -33,8 +33,23 @@ from dqk.scheduler.plan import Plan
 from dqk.scheduler.policy import Policy, Statistics
 
 _OPEN, _ACCEPTED, _GIVEN_UP = 0, 1, 2
-_LATE = 2.0
-"""An assignment that takes so many times its predicted time is late: nobody knows when it will end."""
+
+
+@dataclass(slots=True)
+class _Trouble:
+    """What went wrong with an item so far.
+
+    Attributes:
+        tries: how often it failed or was being computed when its worker was lost.
+        failed_on: workers that live, or lived, and on which it failed.
+        cause: of the last try.
+        suspect: whether a worker was lost while it computed this.
+    """
+
+    tries: int = 0
+    failed_on: tuple[str, ...] = ()
+    cause: str = ""
+    suspect: bool = False
 
 
 class Dispatch:
@@ -53,26 +68,34 @@ class Dispatch:
     def __init__(self, plan: Plan, policy: Policy | None = None, done: Collection[int] = ()):
         self.policy = policy or Policy()
         self.statistics = Statistics()
-        self._cost = plan.seconds
         state = np.zeros(len(plan), np.uint8)
         state[np.fromiter(done, np.int64, len(done))] = _ACCEPTED
-        open_items = np.flatnonzero(state == _OPEN).astype(np.int32)
-        self._state = bytearray(state.tobytes())
+        open_items = np.flatnonzero(state == _OPEN)
         self.remaining = len(open_items)
-        self._fresh = Stretches(plan, open_items)
+        self._state = bytearray(state.tobytes())
+        self._cost = plan.seconds
+        self._fresh = Stretches(plan.seconds, open_items)
         self._returned = Returned()
         self._crew = Crew(self.policy, self.statistics)
         self._tickets: dict[int, Ticket] = {}
         self._copies: dict[int, int] = {}
-        self._tries: dict[int, int] = {}
-        self._failed_on: dict[int, tuple[str, ...]] = {}
+        self._troubles: dict[int, _Trouble] = {}
         self._next_ticket = 0
+        self._hedge_at = math.inf
+        self._least_s = self.policy.message_s / 4  # shorter delays say nothing about a worker
         self._draining = False
 
     @property
     def finished(self) -> bool:
         """Whether nothing is left to wait for: all items are settled, or it is drained and nothing open is in flight."""
-        return not self.remaining or (self._draining and not self._copies)
+        if not self.remaining:
+            return True
+        return self._draining and all(self._state[item] != _OPEN for item in self._copies)
+
+    @property
+    def hopeless(self) -> str | None:
+        """Why the run should be ended: workers are lost one after the other before they give a single result; None if not."""
+        return self._crew.hopeless()
 
     def on(self, event: Event, now: float) -> list[Action]:
         """What is to be done about an event, in this order.
@@ -97,6 +120,7 @@ class Dispatch:
                     self._remove(name, cause, actions)
             case Drain():
                 self._draining = True
+        self._hedge_at = math.inf
         if self.remaining and not self._draining:
             self._fill(now, actions)
             if self.policy.hedge:
@@ -105,10 +129,7 @@ class Dispatch:
 
     def wake_at(self, now: float) -> float | None:
         """When a `Tick` is useful next if nothing else happens before; None for never. `now` as in `on`."""
-        times = [self._crew.next_deadline()]
-        if self.policy.hedge and not self._draining and self._crew.idle():
-            times += [self._late_at(ticket) for ticket in self._crew.in_flight() if self._copyable(ticket)]
-        soonest = min(times)
+        soonest = min(self._crew.next_deadline(), self._hedge_at)
         return None if soonest == math.inf else max(now, soonest)
 
     def _on_done(self, name: str, number: int, items: tuple[int, ...], now: float, actions: list[Action]) -> None:
@@ -117,9 +138,9 @@ class Dispatch:
             return
         first = tuple(item for item in reported if self._state[item] == _OPEN)
         late = tuple(item for item in reported if self._state[item] != _OPEN)
-        self._crew.progress(ticket, self._seconds(reported), len(first), now)
-        self._settle(first, _ACCEPTED)
+        self._crew.report(ticket, self._seconds(reported), len(first), now)
         if first:
+            self._settle(first, _ACCEPTED)
             self.statistics.accepted += len(first)
             actions.append(Accept(first))
         if late:
@@ -132,11 +153,12 @@ class Dispatch:
         ticket, reported = self._reported(name, number, items)
         if ticket is None or not ticket.worker.lives:
             return
-        self._crew.progress(ticket, 0.0, 0, now)
+        self._crew.report(ticket, 0.0, 0, now)
         for item in reported:
             if self._state[item] == _OPEN:
-                self._failed_on[item] = (*self._failed_on.get(item, ()), name)
-                self._try_again(item, cause, False, actions)
+                trouble = self._missed(item, cause)
+                trouble.failed_on = (*trouble.failed_on, name)
+                self._put_back(item, actions)
 
     def _reported(self, name: str, number: int, items: tuple[int, ...]) -> tuple[Ticket | None, list[int]]:
         """The ticket of a report, if its worker holds it, and those of the items that it still has."""
@@ -154,32 +176,39 @@ class Dispatch:
     def _land(self, items: Iterable[int]) -> None:
         """One copy of each is in flight no more."""
         for item in items:
-            copies = self._copies.get(item, 0) - 1
-            if copies > 0:
-                self._copies[item] = copies
+            if self._copies[item] > 1:
+                self._copies[item] -= 1
             else:
-                self._copies.pop(item, None)
+                del self._copies[item]
 
-    def _settle(self, items: tuple[int, ...], state: int) -> None:
+    def _settle(self, items: Collection[int], state: int) -> None:
         self.remaining -= len(items)
         for item in items:
             self._state[item] = state
-            self._returned.discard(item)
-            self._tries.pop(item, None)
-            self._failed_on.pop(item, None)
+        if self._troubles or self._returned:
+            for item in items:
+                self._troubles.pop(item, None)
+                self._returned.discard(item)
 
-    def _try_again(self, item: int, cause: str, suspect: bool, actions: list[Action]) -> None:
-        """Counts a try of an open item that came to nothing. Another copy in flight has its chance first."""
-        tries = self._tries[item] = self._tries.get(item, 0) + 1
+    def _missed(self, item: int, cause: str) -> _Trouble:
+        """Counts a try of an open item that came to nothing."""
+        trouble = self._troubles.setdefault(item, _Trouble())
+        trouble.tries += 1
+        trouble.cause = cause
+        self.statistics.retries += trouble.tries <= self.policy.max_retries
+        return trouble
+
+    def _put_back(self, item: int, actions: list[Action]) -> None:
+        """An open item is queued again, or given up, unless another copy of it is in flight."""
         if item in self._copies:
             return
-        if tries > self.policy.max_retries:
+        trouble = self._troubles.get(item) or _Trouble()
+        if trouble.tries > self.policy.max_retries:
             self._settle((item,), _GIVEN_UP)
             self.statistics.given_up += 1
-            actions.append(GiveUp(item, cause))
+            actions.append(GiveUp(item, trouble.cause))
         else:
-            self.statistics.retries += 1
-            self._returned.add((item,), self._failed_on.get(item, ()), suspect)
+            self._returned.add(item, trouble.failed_on, trouble.suspect)
 
     def _remove(self, name: str, cause: str, actions: list[Action]) -> None:
         """Takes a worker out; what it was computing counts as tried, what waited there does not."""
@@ -187,24 +216,21 @@ class Dispatch:
         if worker is None:
             return
         self._fresh.release(name)
-        tickets = list(worker.tickets.values())
-        for ticket in tickets:
+        for ticket in worker.tickets.values():
             self._land(ticket.left)
-        for ticket in tickets:
+        for ticket in worker.tickets.values():
             for item in sorted(ticket.left):
-                if self._state[item] != _OPEN:
-                    continue
-                if ticket.started is not None:
-                    self._try_again(item, f"worker {name} was lost while it computed this: {cause}", True, actions)
-                elif item not in self._copies:
-                    self._returned.add((item,), self._failed_on.get(item, ()))
+                if self._state[item] == _OPEN:
+                    if ticket.started is not None:
+                        self._missed(item, f"worker {name} was lost while it computed this: {cause}").suspect = True
+                    self._put_back(item, actions)
 
     def _fill(self, now: float, actions: list[Action]) -> None:
         """Gives work to every worker that has room."""
         for worker in self._crew.with_room():
-            while (self._fresh.count or self._returned) and worker.room:
+            while worker.room and (queued := self._fresh.count + len(self._returned)):
                 # At the very end nothing waits at a busy worker while another one may come free sooner.
-                if not worker.free_slots and self._fresh.count + len(self._returned) <= self._crew.slots:
+                if queued <= self._crew.slots and worker.free_slots <= 0:
                     break
                 items = self._next_items(worker)
                 if not items:
@@ -212,22 +238,21 @@ class Dispatch:
                 self._assign(worker, items, now, actions)
 
     def _next_items(self, worker: Worker) -> tuple[int, ...]:
-        def eligible(failed_on: tuple[str, ...]) -> bool:
-            return worker.name not in failed_on or not self._crew.others_than(failed_on)
-
-        fair = self._fresh.seconds * self._crew.share(worker) / (2 * worker.slots)
-        seconds = min(self.policy.message_s / worker.ratio, fair)
+        seconds = self.policy.message_s / worker.ratio
         if self._returned:
-            if worker.suspect is None:
-                suspect = self._returned.take_suspect(eligible)
-                if suspect is not None:
-                    worker.suspect = self._next_ticket
-                    return (suspect,)
-            seconds_again = self.policy.message_s / worker.ratio
-            again = self._returned.take(eligible, self._cost.__getitem__, seconds_again, worker.most)
+
+            def eligible(failed_on: tuple[str, ...]) -> bool:
+                return worker.name not in failed_on or not self._crew.others_than(failed_on)
+
+            suspect = self._returned.take_suspect(eligible) if worker.suspect is None else None
+            if suspect is not None:
+                worker.suspect = self._next_ticket
+                return (suspect,)
+            again = self._returned.take(eligible, self._cost, seconds, worker.most)
             if again:
                 return again
-        return self._fresh.take(worker.name, self._crew.speed, seconds, worker.most)
+        fair = self._fresh.seconds * self._crew.share(worker) / (2 * worker.slots)
+        return self._fresh.take(worker.name, self._crew.speed, min(seconds, fair), worker.most)
 
     def _assign(self, worker: Worker, items: tuple[int, ...], now: float, actions: list[Action]) -> None:
         ticket = Ticket(self._next_ticket, worker, set(items), self._seconds(items))
@@ -240,42 +265,34 @@ class Dispatch:
         actions.append(Assign(worker.name, ticket.number, items))
 
     def _seconds(self, items: Collection[int]) -> float:
-        return float(self._cost[list(items)].sum()) if len(items) > 1 else sum(float(self._cost[i]) for i in items)
+        """Predicted seconds of some items."""
+        return float(self._cost[list(items)].sum())
 
     def _hedge(self, now: float, actions: list[Action]) -> None:
-        """Gives idle workers copies of what is late or waits at a busy worker, latest first, if they would be sooner."""
+        """Gives idle workers copies of what will be done last, if they would be sooner; notes when more may be worth it."""
         idle = self._crew.idle()
         if not idle:
             return
-        expected = [(-self._expected_end(t, now), t.number, t) for t in self._crew.in_flight() if self._copyable(t)]
-        heapq.heapify(expected)
+        least_s = self._least_s
+        open_tickets = [t for t in self._crew.in_flight() if t.worker.suspect != t.number and self._copyable(t)]
+        open_tickets.sort(key=lambda ticket: (ticket.expected_end(now, least_s), ticket.number))
         for worker in idle:
-            while expected:
-                end, _, ticket = heapq.heappop(expected)
+            for ticket in reversed(open_tickets if worker.free_slots > 0 else []):
                 items = self._copyable(ticket)
-                # The back half of what is being computed: its worker has probably begun at the front.
-                items = items[len(items) // 2 :] if ticket.started is not None else items
-                if worker is not ticket.worker and -end - now > self._seconds(items) * worker.ratio:
+                if ticket.started is not None:  # its worker has probably begun at the front
+                    items = items[len(items) // 2 :]
+                alone_s = self._seconds(items) * worker.ratio
+                if not items or worker is ticket.worker:
+                    continue
+                if ticket.expected_end(now, least_s) - now > alone_s:
                     self.statistics.hedged += len(items)
                     self._assign(worker, items, now, actions)
-                    break
+                    if worker.free_slots <= 0:
+                        break
+                elif ticket.started is not None:
+                    when = max(ticket.late_at(least_s), ticket.started + 1.01 * alone_s)
+                    self._hedge_at = min(self._hedge_at, when)
 
     def _copyable(self, ticket: Ticket) -> tuple[int, ...]:
         """Open items of an assignment of which no second copy is in flight."""
         return tuple(i for i in sorted(ticket.left) if self._state[i] == _OPEN and self._copies[i] == 1)
-
-    def _late_at(self, ticket: Ticket) -> float:
-        if ticket.started is None:
-            return math.inf
-        return ticket.started + _LATE * max(ticket.seconds * ticket.worker.ratio, self.policy.message_s / 4)
-
-    def _expected_end(self, ticket: Ticket, now: float) -> float:
-        """When an assignment will probably have been computed; one that is late takes as long again as it took so far."""
-        if ticket.started is not None:
-            expected = ticket.started + ticket.seconds * ticket.worker.ratio
-            return expected if now < self._late_at(ticket) else now + (now - ticket.started)
-        before = [t for t in ticket.worker.tickets.values() if t.number < ticket.number]
-        heads = [self._expected_end(t, now) for t in before if t.started is not None]
-        ends = max(now, min(heads, default=now))
-        waiting = sum(t.seconds for t in before if t.started is None) + ticket.seconds
-        return ends + waiting * ticket.worker.ratio

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_right
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import numpy as np
-
-from dqk.scheduler.plan import Plan
 
 Eligible = Callable[[tuple[str, ...]], bool]
 
@@ -20,12 +18,12 @@ class Stretches:
     a stretch takes the back of the longest one, in proportion to the speeds of the two.
     """
 
-    def __init__(self, plan: Plan, open_items: np.ndarray):
-        self._items = open_items
-        self._until = array("d", np.concatenate([[0.0], np.cumsum(plan.seconds[open_items])]).tobytes())
+    def __init__(self, seconds: np.ndarray, items: np.ndarray):
+        self._items = items.astype(np.int32)
+        self._until = array("d", np.concatenate([[0.0], np.cumsum(seconds[items])]).tobytes())
         self._owned: dict[str, list[int]] = {}
-        self._free = [[0, len(open_items)]] if len(open_items) else []
-        self.count = len(open_items)
+        self._free = [[0, len(items)]] if len(items) else []
+        self.count = len(items)
         self.seconds = self._until[-1]
 
     def take(self, worker: str, speeds: Callable[[str], float], seconds: float, most: int) -> tuple[int, ...]:
@@ -53,7 +51,8 @@ class Stretches:
         if self._free:
             return self._free.pop()
         length = self._length
-        victim = max(self._owned, key=lambda name: (length(self._owned[name]), self._owned[name][0]))
+        owners = [name for name, (start, stop) in self._owned.items() if start < stop]
+        victim = max(owners, key=lambda name: (length(self._owned[name]), self._owned[name]))
         start, stop = self._owned[victim]
         share = speeds(worker) / (speeds(worker) + speeds(victim))
         wanted = self._until[stop] - share * length([start, stop])
@@ -79,14 +78,13 @@ class Returned:
     def __len__(self) -> int:
         return len(self._where) + len(self._suspects)
 
-    def add(self, items: Iterable[int], failed_on: tuple[str, ...], suspect: bool = False) -> None:
-        """Puts items back; they should not go to the workers in `failed_on`."""
-        for item in items:
-            if suspect:
-                self._suspects[item] = failed_on
-            else:
-                self._where[item] = failed_on
-                self._by_history.setdefault(failed_on, {})[item] = None
+    def add(self, item: int, failed_on: tuple[str, ...], suspect: bool) -> None:
+        """Puts an item back; it should not go to the workers in `failed_on`."""
+        if suspect:
+            self._suspects[item] = failed_on
+        else:
+            self._where[item] = failed_on
+            self._by_history.setdefault(failed_on, {})[item] = None
 
     def discard(self, item: int) -> None:
         """Takes an item out whose result has come after all."""
@@ -105,14 +103,14 @@ class Returned:
             del self._suspects[item]
         return item
 
-    def take(self, eligible: Eligible, cost: Callable[[int], float], seconds: float, most: int) -> tuple[int, ...]:
+    def take(self, eligible: Eligible, cost: np.ndarray, seconds: float, most: int) -> tuple[int, ...]:
         """Other items that may go to the worker, with one history, of about so many predicted seconds."""
         failed_on = next((history for history in self._by_history if eligible(history)), None)
         if failed_on is None:
             return ()
         taken: list[int] = []
         for item in self._by_history[failed_on]:
-            seconds -= cost(item)
+            seconds -= float(cost[item])
             if len(taken) == most or (taken and seconds < 0):
                 break
             taken.append(item)

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import pickle
-import platform
 import sys
 from collections.abc import Callable, Iterator
 from functools import lru_cache
@@ -21,10 +19,12 @@ import numba
 import numpy as np
 from numba.core import config
 
+from dqk import _resources
+
 
 @lru_cache(maxsize=1)
 def cache_folder() -> Path:
-    """Where compiled code is kept: in `DQK_CACHE_DIR`, else in a folder per node of the user's cache folder.
+    """Where compiled code is kept, below dqk's cache folder.
 
     Its name has a digest of these sources: numba compares only the file of an entry point with its cache, not the files of the
     functions that the entry point calls.
@@ -32,12 +32,7 @@ def cache_folder() -> Path:
     sources = hashlib.sha256(numba.__version__.encode())
     for path in sorted(Path(__file__).parent.glob("*.py")):
         sources.update(path.read_bytes())
-    given = os.environ.get("DQK_CACHE_DIR")
-    if given:
-        base = Path(given).expanduser()
-    else:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "dqk" / (platform.node() or "node")
-    return base / sources.hexdigest()[:16]
+    return _resources.cache_folder() / sources.hexdigest()[:16]
 
 
 @contextlib.contextmanager
