@@ -6,18 +6,33 @@ Gram matrices of quantum kernels, the QK-LSTM, and what they need to run on HPC 
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from dqk._gram import gram
-from dqk.kernels import FidelityKernel, Kernel, ProjectedKernel
-
 if TYPE_CHECKING:
+    from dqk._gram import gram
+    from dqk.kernels import FidelityKernel, Kernel, ProjectedKernel
     from dqk.nn import QKLSTM, QLSTM
 
 __version__ = "0.1.0"
 __all__ = ["QKLSTM", "QLSTM", "FidelityKernel", "Kernel", "ProjectedKernel", "__version__", "gram"]
 
+# Where the public names are. They are loaded on first use: torch takes seconds, and `dqk --help` needs none of it.
+_HOMES = {
+    "QKLSTM": "dqk.nn",
+    "QLSTM": "dqk.nn",
+    "FidelityKernel": "dqk.kernels",
+    "Kernel": "dqk.kernels",
+    "ProjectedKernel": "dqk.kernels",
+    "gram": "dqk._gram",
+}
+_PACKAGES = ("backends", "circuit", "cluster", "data", "errors", "kernels", "nn", "scheduler", "testing", "training")
+
 
 def __getattr__(name: str) -> Any:
-    """Loads the networks on first use, so that Gram matrices alone start faster."""
-    if name in ("QKLSTM", "QLSTM"):
-        return getattr(importlib.import_module("dqk.nn"), name)
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    if name in _PACKAGES:
+        return importlib.import_module(f"dqk.{name}")
     raise AttributeError(f"module 'dqk' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, *_PACKAGES})

@@ -6,7 +6,10 @@ Every error says what was given, what was expected and what to do next.
 from __future__ import annotations
 
 import difflib
+import math
+import operator
 from collections.abc import Iterable
+from typing import Any
 
 
 class DQKError(Exception):
@@ -63,3 +66,40 @@ def unknown_name(what: str, given: object, known: Iterable[str]) -> InvalidInput
     near = difflib.get_close_matches(str(given), names, n=1)
     hint = f" did you mean {near[0]!r}?" if near else ""
     return InvalidInputError(f"unknown {what} {given!r};{hint} Known: {', '.join(map(repr, names))}")
+
+
+def whole_number(name: str, given: Any, least: int, or_else: str = "") -> int:
+    """A count as Python's integer, whichever kind of integer it was given as.
+
+    Args:
+        name: how messages call it.
+        given: anything.
+        least: the smallest number that will do.
+        or_else: what else the caller takes, for the message.
+
+    Raises:
+        InvalidInputError: if it is no integer (True and False are none here) or too small.
+    """
+    try:
+        number = operator.index(given)
+    except TypeError:
+        number = None
+    if number is None or isinstance(given, bool) or number < least:
+        raise InvalidInputError(f"{name} is {given!r}, expected {or_else}a whole number of at least {least}")
+    return number
+
+
+def real_number(name: str, given: Any, above: float = -math.inf) -> float:
+    """A factor as Python's float, whichever kind of number it was given as.
+
+    Raises:
+        InvalidInputError: if it is no number (texts, True and False are none here), not finite or too small.
+    """
+    try:
+        number = math.nan if isinstance(given, str | bytes | bool) else float(given)
+    except (TypeError, ValueError, RuntimeError):  # RuntimeError: what torch makes of a tensor with several elements
+        number = math.nan
+    if not (math.isfinite(number) and number > above):
+        least = "" if above == -math.inf else f" above {above:g}"
+        raise InvalidInputError(f"{name} is {given!r}, expected a finite number{least}")
+    return number

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from dqk.circuit.gates import GATES, rotation
-from dqk.errors import InvalidInputError, unknown_name
+from dqk.errors import InvalidInputError, real_number, unknown_name, whole_number
 
 Kind = Literal["constant", "data", "shared"]
 Matrix = tuple[tuple[complex, ...], ...]
@@ -42,17 +42,17 @@ class Operand:
 
 def constant(angle: float) -> Operand:
     """A fixed angle in radians."""
-    return Operand("constant", float(angle) + 0.0)
+    return Operand("constant", real_number("angle", angle) + 0.0)
 
 
 def data(column: int) -> Operand:
     """The angle of data column `column`: one value per sample."""
-    return Operand("data", 1.0, column)
+    return Operand("data", 1.0, whole_number("data column", column, 0))
 
 
 def shared(column: int) -> Operand:
     """The angle of shared column `column`: a trainable value that is the same for all samples."""
-    return Operand("shared", 1.0, column)
+    return Operand("shared", 1.0, whole_number("shared column", column, 0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +72,17 @@ class Gate:
     matrix: Matrix | None = None
 
     def __post_init__(self) -> None:
-        # NumPy's integers would not be JSON.
-        object.__setattr__(self, "wires", tuple(int(operator.index(wire)) for wire in self.wires))
+        try:
+            wires = tuple(operator.index(wire) for wire in self.wires)  # NumPy's integers would not be JSON
+        except TypeError as error:
+            raise InvalidInputError(
+                f"{self.name} on wires {self.wires!r}, expected a tuple of whole numbers such as (0, 1)"
+            ) from error
+        object.__setattr__(self, "wires", wires)
+        if not isinstance(self.operand, Operand | None):
+            raise InvalidInputError(
+                f"{self.name} with the angle {self.operand!r}, expected constant(angle), data(column) or shared(column)"
+            )
 
     @property
     def is_data(self) -> bool:
@@ -150,16 +159,17 @@ class Circuit:
     n_shared: int = 0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "gates", tuple(self.gates))
-        problems = [
-            f"{name} is {value!r}, expected a whole number of at least {least}"
-            for name, value, least in (
-                ("n_qubits", self.n_qubits, 1),
-                ("n_data", self.n_data, 0),
-                ("n_shared", self.n_shared, 0),
-            )
-            if not isinstance(value, int) or value < least
+        problems = []
+        for name, least in (("n_qubits", 1), ("n_data", 0), ("n_shared", 0)):
+            try:
+                object.__setattr__(self, name, whole_number(name, getattr(self, name), least))
+            except InvalidInputError as error:
+                problems.append(str(error))
+        gates = tuple(self.gates) if isinstance(self.gates, Iterable) else (self.gates,)
+        problems += [
+            f"gate {n} is {gate!r}, expected a Gate" for n, gate in enumerate(gates) if not isinstance(gate, Gate)
         ]
+        object.__setattr__(self, "gates", gates)
         if problems:
             raise InvalidInputError("not a circuit: " + "; ".join(problems))
         for kind, count in (("data", self.n_data), ("shared", self.n_shared)):

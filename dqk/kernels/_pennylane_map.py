@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dqk.circuit import Circuit, Gate, constant, data, shared, unitary
 from dqk.circuit.model import Kind
-from dqk.errors import InvalidInputError
+from dqk.errors import InvalidInputError, whole_number
 from dqk.kernels._pennylane_tape import TOLERANCE, Function, Step, pennylane, require_same
 from dqk.kernels.feature_map import FeatureMap
 
@@ -40,7 +40,9 @@ def trace(f: Any, n_qubits: int, n_features: int, n_params: int, bandwidth: floa
         InvalidInputError: if f measures, is not unitary, has no decomposition into the gates of `dqk.circuit`, or
             applies gates that differ between samples; the message names the gate.
     """
-    _check_arguments(f, n_qubits, n_features, n_params)
+    n_qubits, n_features = whole_number("n_qubits", n_qubits, 1), whole_number("n_features", n_features, 1)
+    n_params = whole_number("n_params", n_params, 0)
+    _check_function(f)
     function = Function(f, n_qubits, n_params)
     steps = _probe(function, n_features)
     gates, n_data, n_shared = [], 0, 0
@@ -87,19 +89,11 @@ def _columns(steps: Sequence[Step], x: Tensor) -> tuple[Tensor, Tensor]:
     )
 
 
-def _check_arguments(f: Any, n_qubits: int, n_features: int, n_params: int) -> None:
-    qml = pennylane()
-    problems = [
-        f"{name} is {value!r}, expected a whole number of at least {least}"
-        for name, value, least in (("n_qubits", n_qubits, 1), ("n_features", n_features, 1), ("n_params", n_params, 0))
-        if not isinstance(value, int) or value < least
-    ]
-    if isinstance(f, qml.QNode):
-        problems.append("f is a QNode, which measures; pass the quantum function without its return statement")
-    elif not callable(f):
-        problems.append(f"f is {f!r}, expected a function f(x) or f(x, params) that applies PennyLane gates")
-    if problems:
-        raise InvalidInputError("; ".join(problems))
+def _check_function(f: Any) -> None:
+    if isinstance(f, pennylane().QNode):
+        raise InvalidInputError("f is a QNode, which measures; pass the quantum function without its return statement")
+    if not callable(f):
+        raise InvalidInputError(f"f is {f!r}, expected a function f(x) or f(x, params) that applies PennyLane gates")
 
 
 def _probe(function: Function, n_features: int) -> list[Step]:

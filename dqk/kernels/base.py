@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import importlib
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -34,9 +35,17 @@ _evaluator: Callable[..., Any] | None = None
 
 
 def install_evaluator(evaluate: Callable[..., Any]) -> None:
-    """Makes `kernel(X, Y)` call `evaluate(kernel, X, Y)`; `dqk._gram` does this when dqk is imported."""
+    """Makes `kernel(X, Y)` call `evaluate(kernel, X, Y)`; `dqk._gram` does this when it is imported."""
     global _evaluator
     _evaluator = evaluate
+
+
+def _evaluate(kernel: Kernel, X: Any, Y: Any) -> Any:
+    if _evaluator is None:
+        # By name: kernels know no engine, and whoever only builds kernels does not load one.
+        importlib.import_module("dqk._gram")
+    assert _evaluator is not None
+    return _evaluator(kernel, X, Y)
 
 
 class Kernel(nn.Module, abc.ABC):
@@ -74,12 +83,11 @@ class Kernel(nn.Module, abc.ABC):
         Raises:
             InvalidInputError: for samples that cannot be used.
         """
-        assert _evaluator is not None
         if _is_vector(X) and Y is not None and _is_vector(Y):
             pair = [to_samples(name, _as_row(v), self.n_features) for name, v in (("X", X), ("Y", Y))]
-            value = _evaluator(self, *pair)[0, 0]
+            value = _evaluate(self, *pair)[0, 0]
             return value if isinstance(X, Tensor) or isinstance(Y, Tensor) else float(value.detach())
-        return _evaluator(self, X, Y)
+        return _evaluate(self, X, Y)
 
     def evaluate(self, x_vec: Any, y_vec: Any = None) -> Any:
         """The same as calling the kernel; the name that qiskit-machine-learning uses."""

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from dqk.circuit import Circuit
-from dqk.errors import InvalidInputError
+from dqk.errors import InvalidInputError, real_number, whole_number
 
 AngleFunction = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
@@ -66,8 +66,9 @@ class FeatureMap:
     angle_function: AngleFunction | None = None
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.bandwidth) and self.bandwidth > 0):
-            raise InvalidInputError(f"bandwidth is {self.bandwidth}, expected a finite number above 0")
+        object.__setattr__(self, "n_features", whole_number("n_features", self.n_features, 1))
+        object.__setattr__(self, "n_params", whole_number("n_params", self.n_params, 0))
+        object.__setattr__(self, "bandwidth", real_number("bandwidth", self.bandwidth, above=0))
         if (self.declared is None) == (self.angle_function is None):
             raise InvalidInputError("a feature map takes either declared angles or an angle_function")
         if self.declared is not None and len(self.declared) != self.circuit.n_data:
@@ -87,7 +88,7 @@ class FeatureMap:
 
     def with_bandwidth(self, bandwidth: float) -> FeatureMap:
         """The same map with another bandwidth."""
-        return replace(self, bandwidth=float(bandwidth))
+        return replace(self, bandwidth=bandwidth)
 
     def initial_params(self, dtype: torch.dtype | None = None, generator: torch.Generator | None = None) -> Tensor:
         """Start values of the trainable parameters, shape (n_params,)."""

@@ -12,7 +12,7 @@ from itertools import combinations
 from typing import Literal
 
 from dqk.circuit import Circuit, Gate, data, shared
-from dqk.errors import InvalidInputError, unknown_name
+from dqk.errors import real_number, unknown_name, whole_number
 from dqk.kernels.feature_map import Angle, FeatureMap
 
 Encoding = Literal["same", "pair"]
@@ -22,8 +22,6 @@ class _Builder:
     """Collects gates and declared angles, one data column per gate occurrence."""
 
     def __init__(self, n_qubits: int):
-        if not isinstance(n_qubits, int) or n_qubits < 1:
-            raise InvalidInputError(f"n_qubits is {n_qubits!r}, expected a whole number of at least 1")
         self.n_qubits = n_qubits
         self.gates: list[Gate] = []
         self.angles: list[Angle] = []
@@ -65,11 +63,6 @@ def _pair_of_features(encoding: str, qubit: int) -> tuple[int, int]:
     return (qubit, qubit) if encoding == "same" else (2 * qubit, 2 * qubit + 1)
 
 
-def _at_least(name: str, value: int, least: int) -> None:
-    if not isinstance(value, int) or value < least:
-        raise InvalidInputError(f"{name} is {value!r}, expected a whole number of at least {least}")
-
-
 def qklstm_feature_map(n_qubits: int, *, bandwidth: float = 1.0, encoding: Encoding = "same") -> FeatureMap:
     """The QK-LSTM paper's map: H on all, RY(x_j), RZ(x_j), CNOT chain.
 
@@ -84,6 +77,7 @@ def qklstm_feature_map(n_qubits: int, *, bandwidth: float = 1.0, encoding: Encod
     References:
         arXiv 2411.13225, figure 2 and equation (5).
     """
+    n_qubits = whole_number("n_qubits", n_qubits, 1)
     b = _Builder(n_qubits)
     b.hadamards()
     for q in range(n_qubits):
@@ -103,6 +97,7 @@ def bsp_feature_map(n_qubits: int, *, bandwidth: float = 1.0, encoding: Encoding
     References:
         cuTN-QSVM (arXiv 2405.02630); also the published code of the QK-LSTM authors.
     """
+    n_qubits = whole_number("n_qubits", n_qubits, 1)
     b = _Builder(n_qubits)
     b.hadamards()
     for q in range(n_qubits):
@@ -137,9 +132,10 @@ def reuploading_feature_map(
     References:
         Pérez-Salinas et al., arXiv 1907.02085.
     """
-    _at_least("layers", layers, 1)
+    layers = whole_number("layers", layers, 1)
     if trainable not in (None, "scale", "rotations"):
         raise unknown_name("trainable", trainable, ["None", "scale", "rotations"])
+    n_qubits = whole_number("n_qubits", n_qubits, 1)
     b = _Builder(n_qubits)
     b.hadamards()
     for _ in range(layers):
@@ -166,7 +162,7 @@ def _pairs(n_qubits: int, entanglement: str) -> Iterator[tuple[int, int]]:
         "circular": ([(n_qubits - 1, 0)] if n_qubits > 2 else []) + linear,
     }
     patterns["sca"] = patterns["circular"]
-    if entanglement not in patterns:
+    if not isinstance(entanglement, str) or entanglement not in patterns:
         raise unknown_name("entanglement", entanglement, patterns)
     yield from patterns[entanglement]
 
@@ -191,7 +187,8 @@ def zz_feature_map(
     References:
         Havlíček et al., arXiv 1804.11326.
     """
-    _at_least("reps", reps, 1)
+    reps = whole_number("reps", reps, 1)
+    n_qubits = whole_number("n_qubits", n_qubits, 1)
     b = _Builder(n_qubits)
     for _ in range(reps):
         b.hadamards()
@@ -208,7 +205,8 @@ def iqp_feature_map(n_qubits: int, reps: int = 1, *, bandwidth: float = 1.0) -> 
     References:
         Havlíček et al., arXiv 1804.11326; `pennylane.IQPEmbedding`.
     """
-    _at_least("reps", reps, 1)
+    reps = whole_number("reps", reps, 1)
+    n_qubits = whole_number("n_qubits", n_qubits, 1)
     b = _Builder(n_qubits)
     for _ in range(reps):
         b.hadamards()
@@ -234,8 +232,9 @@ def ising_feature_map(
     References:
         arXiv 2411.09336, section II.
     """
-    _at_least("reps", reps, 1)
-    _at_least("distance", distance, 1)
+    reps = whole_number("reps", reps, 1)
+    distance, gamma = whole_number("distance", distance, 1), real_number("gamma", gamma)
+    n_qubits = whole_number("n_qubits", n_qubits, 1)
     b = _Builder(n_qubits)
     b.hadamards()
     for _ in range(reps):

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from dqk.backends.base import Backend
 from dqk.circuit import Circuit, simplify_for_fidelity
-from dqk.errors import InvalidInputError
+from dqk.errors import InvalidInputError, whole_number
 from dqk.kernels.base import Engine, Kernel
 from dqk.kernels.feature_map import FeatureMap
 
@@ -42,11 +42,9 @@ class FidelityKernel(Kernel):
             raise InvalidInputError(
                 f"feature_map is {feature_map!r}, expected a FeatureMap such as zz_feature_map(4) from dqk.kernels.feature_maps"
             )
-        if shots is not None and (not isinstance(shots, int) or shots < 1):
-            raise InvalidInputError(f"shots is {shots!r}, expected None (exact) or a whole number of at least 1")
         self.feature_map = feature_map
         self.backend = backend
-        self.shots = shots
+        self.shots = None if shots is None else whole_number("shots", shots, 1, "None (exact) or ")
         self.executor = executor
         self.params = nn.Parameter(feature_map.initial_params()) if feature_map.n_params else None
 

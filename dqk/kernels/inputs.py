@@ -28,6 +28,11 @@ def to_samples(name: str, values: Any, n_features: int | None = None) -> Tensor:
         InvalidInputError: for another shape, complex or non-numeric values, no samples, NaN or infinity.
     """
     tensor = values if isinstance(values, Tensor) else _from_array(name, values)
+    if tensor.layout != torch.strided or tensor.is_meta:
+        raise InvalidInputError(
+            f"{name} is a tensor of layout {tensor.layout} on {tensor.device}, expected a dense one with values, as "
+            "to_dense() gives it"
+        )
     if tensor.is_complex():
         raise InvalidInputError(
             f"{name} is complex ({tensor.dtype}), expected real features; pass real and imaginary parts"
@@ -35,7 +40,10 @@ def to_samples(name: str, values: Any, n_features: int | None = None) -> Tensor:
     if not tensor.is_floating_point():
         tensor = tensor.to(torch.float64)
     if tensor.dtype not in _FLOATS:
-        raise InvalidInputError(f"{name} has dtype {tensor.dtype}, expected float32 or float64; convert it first")
+        raise InvalidInputError(
+            f"{name} has dtype {tensor.dtype}, expected float32 or float64; half precision is not enough for angles and "
+            "states: convert it first, for example to float32"
+        )
     expected = f"(samples, {'features' if n_features is None else n_features})"
     if tensor.dim() != 2:
         hint = "; one sample is x[None, :]" if tensor.dim() == 1 else ""
@@ -57,10 +65,19 @@ def to_samples(name: str, values: Any, n_features: int | None = None) -> Tensor:
 
 
 def _from_array(name: str, values: Any) -> Tensor:
+    if isinstance(values, np.ma.MaskedArray):
+        n_masked = int(np.ma.count_masked(values))
+        if n_masked:
+            raise InvalidInputError(
+                f"{name} has {n_masked} masked entries, expected all of them; fill them ({name}.filled(value)) or drop "
+                f"their samples ({name}[~{name}.mask.any(axis=1)])"
+            )
     try:
         array = np.asarray(values)
     except ValueError as error:
         raise InvalidInputError(f"{name} is not a rectangular array: {error}") from error
+    except RuntimeError as error:  # torch, for tensors within a list
+        raise InvalidInputError(f"{name} cannot be read as an array: {error}; torch.stack makes one tensor") from error
     if array.dtype.kind not in "fiubc":
         raise InvalidInputError(f"{name} has dtype {array.dtype}, expected numbers")
     if array.dtype.kind in "iub" or array.dtype == np.longdouble:

@@ -5,12 +5,10 @@ Choose it where the fidelity kernel concentrates: it keeps a useful spread on ma
 
 from __future__ import annotations
 
-import math
-
 from torch import Tensor, nn
 
 from dqk.backends.base import Backend, mirror
-from dqk.errors import InvalidInputError
+from dqk.errors import InvalidInputError, real_number
 from dqk.kernels.base import Engine, Kernel
 from dqk.kernels.feature_map import FeatureMap
 
@@ -31,10 +29,8 @@ class ProjectedKernel(Kernel):
         super().__init__()
         if not isinstance(feature_map, FeatureMap):
             raise InvalidInputError(f"feature_map is {feature_map!r}, expected a FeatureMap such as zz_feature_map(4)")
-        if not (math.isfinite(gamma) and gamma > 0):
-            raise InvalidInputError(f"gamma is {gamma}, expected a finite number above 0")
         self.feature_map = feature_map
-        self.gamma = float(gamma)
+        self.gamma = real_number("gamma", gamma, above=0)
         self.backend = backend
         self.params = nn.Parameter(feature_map.initial_params()) if feature_map.n_params else None
 

@@ -121,7 +121,7 @@ GOOD = {"n_qubits": 2, "n_data": 1, "n_shared": 1}
         (["ry", [0], "data", 0.5, 0], r"times 0.5, expected \+1 or -1"),
         (["ry", [0], "constant", float("nan"), -1], "angle nan, expected a finite number"),
         (["ry", [0], "datum", 1.0, 0], "unknown kind of operand 'datum'.*did you mean 'data'"),
-        (["ry", [0.0], "data", 1.0, 0], "not a circuit document"),
+        (["ry", [0.0], "data", 1.0, 0], r"ry on wires \(0.0,\), expected a tuple of whole numbers"),
         (["ry", [0], "data", 1.0], "has 4 entries"),
         (["ry", 0, "data", 1.0, 0], "not a circuit document"),
         (["unitary", [0], [[[1, 0], [1, 0]], [[0, 0], [1, 0]]]], "is not unitary"),
@@ -153,7 +153,7 @@ def test_all_problems_are_told_at_once():
         assert part in str(caught.value)
 
 
-@pytest.mark.parametrize("counts", [(0, 0, 0), (1.0, 0, 0), (1, -1, 0), (1, 0, 0.5), ("1", 0, 0)])
+@pytest.mark.parametrize("counts", [(0, 0, 0), (1.0, 0, 0), (1, -1, 0), (1, 0, 0.5), ("1", 0, 0), (True, 0, 0)])
 def test_counts_are_whole_numbers(counts):
     with pytest.raises(InvalidInputError, match="expected a whole number of at least"):
         Circuit(counts[0], (), counts[1], counts[2])
@@ -176,3 +176,26 @@ def test_operands():
     assert data(3).negated == Operand("data", -1.0, 3) and data(3).negated.negated == data(3)
     assert constant(0.5).negated == constant(-0.5)
     assert Gate("h", (0,)).inverse() == Gate("h", (0,))
+
+
+def test_every_kind_of_integer_counts():
+    made = Circuit(np.int64(2), [Gate("ry", (np.int8(1),), data(np.int64(0)))], np.int64(1), np.int64(0))
+    assert made.to_json() == Circuit(2, (Gate("ry", (1,), data(0)),), 1, 0).to_json()
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: Circuit(2, None), "gate 0 is None, expected a Gate"),
+        (lambda: Circuit(2, "hx"), "gate 0 is 'h', expected a Gate; gate 1 is 'x'"),
+        (lambda: Gate("h", 0), r"h on wires 0, expected a tuple of whole numbers such as \(0, 1\)"),
+        (lambda: Gate("h", "0"), "h on wires '0', expected a tuple"),
+        (lambda: Gate("rx", (0,), 0.3), r"rx with the angle 0.3, expected constant\(angle\), data\(column\)"),
+        (lambda: constant("0.3"), "angle is '0.3', expected a finite number"),
+        (lambda: data(0.0), "data column is 0.0, expected a whole number of at least 0"),
+        (lambda: shared(-1), "shared column is -1"),
+    ],
+)
+def test_parts_of_another_kind_are_refused(call, message):
+    with pytest.raises(InvalidInputError, match=message):
+        call()

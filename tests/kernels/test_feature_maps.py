@@ -1,5 +1,6 @@
 """Every feature map against circuits that are written out in PennyLane or made by Qiskit, and against closed forms."""
 
+import json
 import math
 
 import numpy as np
@@ -262,8 +263,31 @@ def test_gradient_of_parameters_is_pennylanes():
         (lambda: iqp_feature_map(2, bandwidth=0), "bandwidth is 0, expected a finite number above 0"),
         (lambda: iqp_feature_map(2, bandwidth=float("nan")), "bandwidth is nan"),
         (lambda: iqp_feature_map(2).with_bandwidth(-1), "bandwidth is -1"),
+        (lambda: iqp_feature_map(2, bandwidth="0.5"), "bandwidth is '0.5', expected a finite number above 0"),
+        (lambda: iqp_feature_map(2).with_bandwidth("0.5"), "bandwidth is '0.5'"),
+        (lambda: iqp_feature_map(2, bandwidth=torch.ones(2)), "bandwidth is tensor"),
+        (lambda: ising_feature_map(2, gamma=1j), "gamma is 1j, expected a finite number"),
+        (lambda: ising_feature_map(2, gamma=math.nan), "gamma is nan, expected a finite number"),
+        (lambda: zz_feature_map(3, entanglement=[(0, 1)]), r"unknown entanglement \[\(0, 1\)\].*Known: 'circular'"),
+        (lambda: zz_feature_map(3, entanglement={0: 1}), "unknown entanglement {0: 1}"),
+        (lambda: qklstm_feature_map(True), "n_qubits is True, expected a whole number"),
+        (lambda: qklstm_feature_map(np.bool_(True)), "n_qubits is .*True"),
+        (lambda: qklstm_feature_map("2"), "n_qubits is '2'"),
+        (lambda: zz_feature_map(2, reps=True), "reps is True"),
     ],
 )
 def test_bad_options_are_refused(call, message):
     with pytest.raises(InvalidInputError, match=message):
         call()
+
+
+@pytest.mark.parametrize("number", [np.int64(3), np.uint8(3), torch.tensor(3)])
+def test_every_kind_of_integer_counts(number):
+    """A size often comes out of NumPy; nothing of it is left in the map, which has to become JSON."""
+    for make in (qklstm_feature_map, bsp_feature_map, zz_feature_map, iqp_feature_map, ising_feature_map):
+        assert make(number) == make(3)
+        assert make(number).circuit.to_json() == make(3).circuit.to_json()
+    made = reuploading_feature_map(3, number, trainable="scale", bandwidth=np.float32(0.5))
+    assert made == reuploading_feature_map(3, 3, trainable="scale", bandwidth=0.5)
+    json.dumps([made.n_features, made.n_params, made.bandwidth])
+    assert ising_feature_map(4, distance=number) == ising_feature_map(4, distance=3)

@@ -124,6 +124,12 @@ NAN[2, 1], INFINITE[3, 0] = np.nan, -np.inf
         (torch.as_tensor(INFINITE), r"X\[3, 0\] is -inf, expected finite numbers"),
         (X + 1j, r"X is complex \(torch.complex128\), expected real features"),
         (torch.as_tensor(X).half(), "X has dtype torch.float16, expected float32 or float64"),
+        (X.astype(np.float16), "X has dtype torch.float16, expected float32 or float64"),
+        (torch.as_tensor(X).bfloat16(), "X has dtype torch.bfloat16, expected float32 or float64"),
+        (np.ma.masked_array(X, X > 0.5), "X has .* masked entries, expected all of them; fill them"),
+        (torch.as_tensor(X).to_sparse(), "X is a tensor of layout torch.sparse_coo.* expected a dense one"),
+        (torch.as_tensor(X).to("meta"), "X is a tensor .* on meta, expected a dense one with values"),
+        ([torch.zeros(2, requires_grad=True)], "X cannot be read as an array.*torch.stack"),
         (X[:0], r"X has shape \(0, 2\): there is nothing to compute"),
         (X[:, :0], r"X has shape \(4, 0\): there is nothing to compute"),
         (X[:, :1], "X has 1 features, expected 2; choose another n_qubits or reduce the features"),
@@ -144,11 +150,17 @@ def test_bad_samples_are_named(samples, message):
             KERNEL(X, samples)
 
 
+def test_masked_arrays_without_masked_entries_are_arrays():
+    np.testing.assert_array_equal(KERNEL(np.ma.masked_array(X)), KERNEL(X))
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
         (lambda: FidelityKernel("zz"), "feature_map is 'zz', expected a FeatureMap such as zz_feature_map"),
         (lambda: FidelityKernel(zz_feature_map(2), shots=0), "shots is 0, expected None"),
+        (lambda: FidelityKernel(zz_feature_map(2), shots=True), "shots is True, expected None"),
+        (lambda: ProjectedKernel(zz_feature_map(2), gamma="1"), "gamma is '1', expected a finite number above 0"),
         (
             lambda: FidelityKernel(zz_feature_map(2), backend="statevectr")(X),
             "unknown backend 'statevectr'; did you mean",
@@ -170,7 +182,6 @@ def test_what_this_version_cannot_do_is_said():
         lambda: FidelityKernel(zz_feature_map(2), shots=100)(X),
         lambda: gram(KERNEL, X, seed=1),
         lambda: gram(KERNEL, X, return_std_error=True),
-        lambda: gram(KERNEL, X, store="k.zarr"),
     ):
         with pytest.raises(UnsupportedError):
             call()
