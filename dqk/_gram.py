@@ -1,28 +1,33 @@
-"""`dqk.gram`: where kernels, tiles and backends meet.
+"""`dqk.gram`: where kernels, plan, backend and pool meet.
 
-`gram` hands a kernel to an `_InlineEngine`, which cuts fidelities into tiles, runs them on the threads of this process and
-differentiates them exactly: per backward pass every tile is visited once more and every state is swept once.
+Values and gradients on this process's own threads take `dqk._tiled`. Other executors, shots and stores take `dqk._pooled`:
+the same tiles with the same bits, computed by workers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import atexit
+import os
+import secrets
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from dqk._pooled import Bar, Executor, Job, OnPool, pooled_fidelity
+from dqk._run import Observer
+from dqk._stored import Destination, stored_fidelity
 from dqk._tiled import tiled_fidelity
 from dqk.backends import autograd
-from dqk.backends.base import Backend
+from dqk.backends.base import Backend, EncodingBackend
 from dqk.backends.resolve import resolve, resolve_expectations
 from dqk.circuit import Circuit
-from dqk.errors import InvalidInputError, UnsupportedError
+from dqk.cluster import Arrays, WorkerPool, open_pool
+from dqk.errors import ClusterError, InvalidInputError, UnsupportedError
 from dqk.kernels.base import Kernel, install_evaluator
 from dqk.kernels.inputs import to_samples
-
-_PLANNED_EXECUTORS = {"processes", "ray", "mpi"}
 
 
 class _InlineEngine:
@@ -47,13 +52,69 @@ class _InlineEngine:
         return torch.cat(parts)
 
 
+class _PoolEngine:
+    """Has workers evaluate fidelities, into memory or into a store."""
+
+    def __init__(
+        self,
+        executor: Executor,
+        observers: Sequence[Observer],
+        shots: int | None,
+        seed: int | None,
+        destination: Destination | None,
+        about: str,
+    ):
+        self.executor, self.observers, self.shots, self.seed = executor, observers, shots, seed
+        self.destination, self.about = destination, about
+
+    def fidelity(
+        self, backend: str | Backend, circuit: Circuit, ax: Tensor, ay: Tensor | None, shared: Tensor, log: bool
+    ) -> Any:
+        """By tiles on workers, see `dqk._pooled`; gives a `StoredGram` where there is a destination."""
+        job = _job(backend, circuit, log, self.shots, self.seed)
+        if self.destination is None:
+            return pooled_fidelity(job, self.executor, ax, ay, shared, self.observers)
+        return stored_fidelity(job, self.executor, ax, ay, shared, self.observers, self.destination, self.about)
+
+    def expectations(
+        self, backend: str | Backend, circuit: Circuit, ax: Tensor, observables: Sequence[str], shared: Tensor
+    ) -> Tensor:
+        """Refused: this takes N circuits in all and no tiles."""
+        raise UnsupportedError(
+            "a kernel of expectation values simulates every sample once, in this process; leave out executor and store"
+        )
+
+
+def _job(backend: str | Backend, circuit: Circuit, log: bool, shots: int | None, seed: int | None) -> Job:
+    """What workers are told about a kernel.
+
+    Raises:
+        UnsupportedError: for a backend that cannot travel by name, or logarithms of frequencies.
+    """
+    if not isinstance(backend, str):
+        raise UnsupportedError(
+            f"backend is the object {backend!r}; workers open a backend by its name, so give a name ({backend.name!r} if it has "
+            "no options), or leave out executor, store and shots"
+        )
+    if shots is not None and log:
+        raise UnsupportedError(
+            "log=True with shots: a relative frequency can be 0; take the logarithm of exact values instead"
+        )
+    resolved = resolve(backend, circuit)
+    if not isinstance(resolved, EncodingBackend):
+        raise UnsupportedError(
+            f"backend {resolved.name!r} does not compute tiles; use 'statevector', 'mps' or 'reference'"
+        )
+    return Job(resolved, circuit, log, shots, secrets.randbits(63) if shots is not None and seed is None else seed)
+
+
 def gram(
     kernel: Kernel,
     X: Any,
     Y: Any = None,
     executor: Any = None,
     store: Any = None,
-    progress: bool = False,
+    progress: bool | Observer | Sequence[Observer] = False,
     seed: int | None = None,
     log: bool = False,
     return_std_error: bool = False,
@@ -64,27 +125,37 @@ def gram(
         kernel: any kernel; `kernel(X, Y)` is `gram(kernel, X, Y)`.
         X: samples, shape (N, d).
         Y: samples, shape (M, d); None (or X itself) for the symmetric matrix, computed once and with a unit diagonal.
-        executor: where tiles run: None or `inline`, the threads of this process.
-        store: not available yet.
-        progress: shows a progress bar on standard error.
-        seed: of sampled entries; no backend samples yet.
+        executor: where tiles run. None or `inline`: the threads of this process. `processes`, `ray`: workers that are started
+            when they are first used and end with this process. `mpi`: all ranks, each of which calls this function with the
+            same arguments. An open `WorkerPool`, or any `concurrent.futures.Executor`.
+        store: path of a zarr store (`K.zarr`) that receives the tiles as they are computed, or a `Destination`. What an existing
+            store of the same problem holds is not computed again, also if it has fewer of the samples.
+        progress: shows a progress bar on standard error; or an `Observer`, or several.
+        seed: of sampled entries (a kernel with `shots`), a whole number from 0; None draws one.
         log: gives the natural logarithm of K, which does not underflow on hundreds of qubits.
-        return_std_error: for sampled entries; no backend samples yet.
+        return_std_error: for sampled entries; not available yet.
 
     Returns:
         K, shape (N, M), float32 if the samples are float32, else float64. A tensor on the samples' device that autograd can
-        differentiate if X or Y is a tensor, else a NumPy array.
+        differentiate if X or Y is a tensor, else a NumPy array. With `store` a `StoredGram`, which reads entries when they are
+        asked for. The same bits on every executor.
 
     Raises:
         InvalidInputError: for samples or arguments that cannot be used.
         UnsupportedError: if the backend cannot run the circuit.
         MemoryBoundError: if one tile does not fit into memory.
+        ClusterError: if workers cannot be had, or all are lost.
+        StoreError: if the store is of another problem, damaged, in use, or cannot be written.
+        TileError: if a tile fails on every try.
     """
     if not isinstance(kernel, Kernel):
         raise InvalidInputError(
             f"kernel is {kernel!r}, expected a dqk kernel such as FidelityKernel(zz_feature_map(4))"
         )
-    _refuse_unavailable(kernel, executor, store, seed, return_std_error)
+    if executor is None:
+        executor = getattr(kernel, "executor", None)
+    shots = getattr(kernel, "shots", None)
+    _check_sampling(shots, seed, return_std_error)
     as_tensor = isinstance(X, Tensor) or isinstance(Y, Tensor)
     x = to_samples("X", X, kernel.n_features)
     y = None if Y is None or Y is X else to_samples("Y", Y, kernel.n_features)
@@ -93,26 +164,109 @@ def gram(
     if y is not None and y.dtype != x.dtype:
         wider = torch.promote_types(x.dtype, y.dtype)
         x, y = x.to(wider), y.to(wider)
-    if as_tensor:
-        return kernel._matrix(_InlineEngine(progress), x, y, log)
+    observers = _observers(progress)
+    if store is None and shots is None and executor in (None, "inline") and isinstance(progress, bool):
+        engine: Any = _InlineEngine(progress)
+    else:
+        destination = store if isinstance(store, Destination) or store is None else Destination(store)
+        if destination is not None and shots is not None and seed is None:
+            raise InvalidInputError("a stored matrix of sampled entries needs a seed=, so that it can be resumed")
+        engine = _PoolEngine(executor_of(executor), observers, shots, seed, destination, str(kernel))
+    if as_tensor and store is None:
+        return kernel._matrix(engine, x, y, log)
     with torch.no_grad():
-        return np.asarray(kernel._matrix(_InlineEngine(progress), x, y, log).numpy())
+        found = kernel._matrix(engine, x, y, log)
+    return np.asarray(found.numpy()) if store is None else found
 
 
-def _refuse_unavailable(kernel: Kernel, executor: Any, store: Any, seed: Any, return_std_error: bool) -> None:
-    executor = executor if executor is not None else getattr(kernel, "executor", None)
-    if executor not in (None, "inline"):
-        if isinstance(executor, str) and executor not in _PLANNED_EXECUTORS:
-            raise InvalidInputError(f"unknown executor {executor!r}; expected None or 'inline'")
-        raise UnsupportedError(f"executor {executor!r} is not part of this version; expected None or 'inline'")
-    if store is not None:
-        raise UnsupportedError("this version keeps no store; leave out store= and save the result with numpy.save")
-    shots = getattr(kernel, "shots", None)
-    if shots is not None or return_std_error or seed is not None:
-        raise UnsupportedError(
-            f"shots={shots}, seed={seed}, return_std_error={return_std_error}: every backend of this version is exact and "
-            "samples nothing; leave these arguments out"
+def _observers(progress: bool | Observer | Sequence[Observer]) -> Sequence[Observer]:
+    if isinstance(progress, bool):
+        return [Bar()] if progress else []
+    return [progress] if isinstance(progress, Observer) else progress
+
+
+def _check_sampling(shots: int | None, seed: Any, return_std_error: bool) -> None:
+    if return_std_error:
+        raise UnsupportedError("this version gives no standard errors; leave out return_std_error")
+    if seed is not None and shots is None:
+        raise InvalidInputError(
+            f"seed={seed!r}, but this kernel is exact: a seed belongs to FidelityKernel(..., shots=1000)"
         )
+    if seed is not None and not (isinstance(seed, int) and not isinstance(seed, bool) and 0 <= seed < 2**63):
+        raise InvalidInputError(f"seed is {seed!r}, expected a whole number from 0 to 2**63 - 1")
+
+
+class _Pools:
+    """Pools that `gram` opened for executors given by name: kept, since starting workers takes seconds."""
+
+    def __init__(self) -> None:
+        self._open: dict[Any, tuple[Any, WorkerPool]] = {}
+        atexit.register(self.close)
+        os.register_at_fork(after_in_child=self._open.clear)  # the parent's
+
+    def get(self, executor: Any) -> WorkerPool:
+        """The open pool of an executor."""
+        key = executor if isinstance(executor, str) else id(executor)
+        if key in self._open and not self._open[key][1].opened:
+            del self._open[key]
+        if key not in self._open:
+            pool = open_pool(executor)
+            pool.__enter__()
+            self._open[key] = executor, pool
+        return self._open[key][1]
+
+    def close(self) -> None:
+        """Ends all workers."""
+        while self._open:
+            _, pool = self._open.popitem()[1]
+            pool.__exit__(None, None, None)
+
+
+_pools = _Pools()
+
+
+class _Kept:
+    """An executor that opens a pool when it is first needed, and again if all its workers were lost."""
+
+    def __init__(self, executor: Any):
+        self.executor = executor
+
+    def everywhere(self, digest: str, drive: Callable[[WorkerPool], Arrays]) -> Arrays:
+        """Runs in this process."""
+        pool = _pools.get(self.executor)
+        try:
+            return OnPool(pool).everywhere(digest, drive)
+        except ClusterError:
+            pool.__exit__(None, None, None)
+            raise
+
+
+class _AllRanks:
+    """All ranks of an MPI job, which make the same calls."""
+
+    def everywhere(self, digest: str, drive: Callable[[WorkerPool], Arrays]) -> Arrays:
+        """Rank 0 drives, the others serve; all have the result."""
+        from dqk.cluster._mpi import run_everywhere
+
+        return run_everywhere(None, digest, drive)
+
+
+def executor_of(executor: Any) -> Executor:
+    """What a user names, as something that runs.
+
+    Raises:
+        InvalidInputError: for an unknown name, another type, or a pool that is not open.
+    """
+    if isinstance(executor, WorkerPool):
+        if not executor.opened:
+            raise InvalidInputError(
+                f"the {executor.name} pool is not open; use it inside a block: with pool: gram(..., executor=pool)"
+            )
+        return OnPool(executor)
+    if executor == "mpi":
+        return _AllRanks()
+    open_pool(executor)  # refuses what it does not know, before anything is computed
+    return _Kept("inline" if executor is None else executor)
 
 
 install_evaluator(gram)

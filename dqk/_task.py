@@ -26,7 +26,8 @@ from dqk._wire import pack, unpack
 from dqk.backends.base import EncodingBackend, mirror
 from dqk.backends.resolve import resolve
 from dqk.circuit import Circuit
-from dqk.errors import UnsupportedError
+from dqk.errors import StoreError, UnsupportedError
+from dqk.store import TileWriter
 
 Arrays = Mapping[str, np.ndarray]
 Header = dict[str, Any]
@@ -146,6 +147,7 @@ class _Job:
 
     def _measured(self, value: Tensor, row: int, column: int) -> Tensor:
         """Relative frequencies of the outcome 0...0; the generator belongs to the tile, so that shots agree everywhere."""
+        assert self.shots is not None
         random = np.random.Generator(np.random.Philox(key=[self.seed, row * 2**32 + column]))
         counts = random.binomial(self.shots, value.double().clamp(0.0, 1.0).numpy())
         found = torch.from_numpy(counts / self.shots).to(value.dtype)
@@ -189,9 +191,12 @@ def _job(digest: str, arrays: Mapping[str, Arrays]) -> _Job:
 
 
 def _tiles(header: Header, extra: Arrays, arrays: Mapping[str, Arrays]) -> bytes:
-    """Values of tiles: `tiles` holds triples (item, row, column). What fails is listed with its cause, the rest is given."""
+    """Values of tiles: `tiles` holds triples (item, row, column). What fails is listed with its cause, the rest is given.
+
+    With a `store` the rest is committed there under the driver's `lease`, and only digests are given.
+    """
     job = _job(header["job"], arrays)
-    values: dict[str, np.ndarray] = {}
+    values: dict[int, np.ndarray] = {}
     failed: list[tuple[int, str]] = []
     spans: list[tuple[str, int, float, float]] = []
     for item, row, column in header["tiles"]:
@@ -199,12 +204,35 @@ def _tiles(header: Header, extra: Arrays, arrays: Mapping[str, Arrays]) -> bytes
         try:
             job.block("rows", row), job.block("columns", column)
             encoded = time.time()
-            values[str(item)] = job.tile(row, column)
+            values[item] = job.tile(row, column)
         except Exception as error:
             failed.append((item, cause(error)))
             continue
         spans += [("encode", item, began, encoded), ("overlap", item, encoded, time.time())]
-    return pack({"failed": failed, "spans": spans}, values)
+    document = {"failed": failed, "spans": spans}
+    if "store" not in header:
+        return pack(document, {str(item): value for item, value in values.items()})
+    began, places = time.time(), {item: (row, column) for item, row, column in header["tiles"]}
+    try:
+        digests = _writer(header["store"], header["lease"]).commit(
+            [(*places[item], value) for item, value in values.items()]
+        )
+    except StoreError as error:
+        return pack({**document, "fatal": str(error)})
+    spans.append(("commit", -1, began, time.time()))
+    return pack({**document, "digests": list(zip(values, digests, strict=True))})
+
+
+_local = threading.local()
+
+
+def _writer(path: str, lease: str) -> TileWriter:
+    """This thread's writer for a store, with a journal of its own."""
+    if getattr(_local, "key", None) != (path, lease):
+        name = f"{socket.gethostname()}-{os.getpid()}-{threading.get_native_id()}"
+        _local.writer, _local.key = TileWriter(path, name, lease), (path, lease)
+    writer: TileWriter = _local.writer
+    return writer
 
 
 def _strips(header: Header, extra: Arrays, arrays: Mapping[str, Arrays]) -> bytes:

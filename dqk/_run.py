@@ -1,0 +1,199 @@
+"""The loop between a pool of workers and the scheduler: the only place with a clock.
+
+Events of the pool go to `Dispatch`, its actions back to the pool; results that it accepts go to a sink, and everything that
+happens to observers. Forward tiles, backward strips and later experiments all run through `run`.
+"""
+
+from __future__ import annotations
+
+import abc
+import itertools
+import time
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import numpy as np
+
+from dqk import scheduler
+from dqk._wire import pack, unpack
+from dqk.cluster import Done, Failed, Joined, Lost, PoolEvent, Worker, WorkerPool
+from dqk.errors import ClusterError, StoreError, TileError
+from dqk.scheduler import Dispatch, Plan, Policy, Statistics
+
+_POLL_S = 0.5  # events end the wait at once; this is how often the clock is looked at
+
+
+class Work(abc.ABC):
+    """What is to be done: items of a plan become tasks, and results of tasks go somewhere."""
+
+    @abc.abstractmethod
+    def task(self, worker: str, items: Sequence[int]) -> bytes:
+        """The message that has a worker compute these items."""
+
+    @abc.abstractmethod
+    def accept(self, items: Collection[int], document: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
+        """Keeps the results of these items, out of one task's document and arrays. Called once for each item."""
+
+    def probe(self, worker: Worker) -> dict[str, Any] | None:
+        """What to ask a worker that joins; None for nothing. It gets no task before it has answered."""
+        return None
+
+    def admit(self, worker: Worker, answer: dict[str, Any]) -> None:  # noqa: B027  # most work asks nothing
+        """The worker's answer."""
+
+
+class Observer:
+    """Watches a run; every method may be left out."""
+
+    def started(self, total: int, done: int) -> None:
+        """So many items in all, so many already done."""
+
+    def joined(self, worker: Worker) -> None:
+        """A worker is ready."""
+
+    def lost(self, worker: str, cause: str) -> None:
+        """A worker is gone."""
+
+    def assigned(self, worker: str, ticket: int, items: Sequence[int], now: float) -> None:
+        """Items were sent; `now` is in seconds since the epoch, as are the times of spans."""
+
+    def returned(self, worker: str, ticket: int, spans: Sequence[Sequence[Any]], now: float) -> None:
+        """A result arrived, with the worker's spans (name, item, start, end)."""
+
+    def progressed(self, statistics: Statistics, remaining: int) -> None:
+        """Some items were accepted."""
+
+    def finished(self) -> None:
+        """Nothing is left to do, or the run is given up."""
+
+
+def run(
+    pool: WorkerPool,
+    plan: Plan,
+    work: Work,
+    policy: Policy | None = None,
+    done: Collection[int] = (),
+    observers: Sequence[Observer] = (),
+) -> Statistics:
+    """Computes all items of a plan that are not done.
+
+    Args:
+        pool: started; it serves this run alone until it returns.
+        plan: what there is to do.
+        work: how items become tasks and where results go.
+        policy: retries, windows and time-outs.
+        done: items that need no computing.
+        observers: see `Observer`.
+
+    Returns:
+        What happened: retries, duplicates, lost workers.
+
+    Raises:
+        TileError: if items failed as often as they may; all others have been accepted.
+        ClusterError: if no worker is left.
+    """
+    loop = _Loop(pool, Dispatch(plan, policy or Policy(), done), work, observers)
+    for observer in observers:
+        observer.started(len(plan), len(done))
+    try:
+        loop.turn()
+    finally:
+        for observer in observers:
+            observer.finished()
+    if loop.given_up:
+        shown = "; ".join(f"{item}: {cause}" for item, cause in itertools.islice(loop.given_up.items(), 5))
+        raise TileError(
+            f"{len(loop.given_up)} of {len(plan)} tiles failed every time they were tried; the others are done. {shown}"
+        )
+    return loop.dispatch.statistics
+
+
+_tickets = itertools.count(1)  # of this process: results that an earlier run did not wait for are not mistaken for ours
+
+
+class _Loop:
+    def __init__(self, pool: WorkerPool, dispatch: Dispatch, work: Work, observers: Sequence[Observer]):
+        self.pool, self.dispatch, self.work, self.observers = pool, dispatch, work, observers
+        self.tickets: dict[int, tuple[str, int, tuple[int, ...]]] = {}  # ours -> (worker, dispatch's, items)
+        self.probing: dict[int, Worker] = {}
+        self.given_up: dict[int, str] = {}
+        self.result: tuple[dict[str, Any], dict[str, np.ndarray]] = {}, {}
+
+    def turn(self) -> None:
+        for worker in self.pool.workers():
+            self._probe(worker)
+        while not self.dispatch.finished:
+            now = time.monotonic()
+            wake = self.dispatch.wake_at(now)
+            for event in self.pool.poll(_POLL_S if wake is None else min(_POLL_S, max(wake - now, 0.0))):
+                self._on(event)
+            self._tell(scheduler.Tick())
+
+    def _on(self, event: PoolEvent) -> None:
+        match event:
+            case Joined(worker):
+                self._probe(worker)
+            case Lost(worker, cause):
+                self.probing = {ticket: asked for ticket, asked in self.probing.items() if asked.id != worker}
+                self._watch("lost", worker, cause)
+                self._tell(scheduler.Lost(worker, cause))
+            case Done(_, ticket, result) if ticket in self.probing:
+                worker = self.probing.pop(ticket)
+                self.work.admit(worker, unpack(result)[0])
+                self._join(worker)
+            case Failed(worker, ticket, cause) if ticket in self.probing:
+                self.probing.pop(ticket)
+                raise ClusterError(f"worker {worker} on {event.worker} cannot work: {cause}")
+            case Done(_, ticket, result) if ticket in self.tickets:
+                self._done(ticket, result)
+            case Failed(_, ticket, cause) if ticket in self.tickets:
+                worker, theirs, items = self.tickets.pop(ticket)
+                self._tell(scheduler.Failed(worker, theirs, items, cause))
+
+    def _probe(self, worker: Worker) -> None:
+        question = self.work.probe(worker)
+        if question is None:
+            self._join(worker)
+            return
+        ticket = next(_tickets)
+        self.probing[ticket] = worker
+        self.pool.submit(worker.id, ticket, pack({"kind": "probe", **question}))
+
+    def _join(self, worker: Worker) -> None:
+        self._watch("joined", worker)
+        self._tell(scheduler.Joined(worker.id, worker.slots))
+
+    def _done(self, ticket: int, result: Any) -> None:
+        worker, theirs, items = self.tickets.pop(ticket)
+        self.result = document, _ = unpack(result)
+        self._watch("returned", worker, ticket, document.get("spans", ()), time.time())
+        if "fatal" in document:
+            raise StoreError(document["fatal"])
+        failed: dict[int, str] = dict(document.get("failed", ()))
+        computed = tuple(item for item in items if item not in failed) if failed else items
+        if computed:
+            self._tell(scheduler.Done(worker, theirs, computed))
+        for item, cause in failed.items():
+            self._tell(scheduler.Failed(worker, theirs, (item,), cause))
+        self.result = {}, {}
+
+    def _tell(self, event: Any) -> None:
+        for action in self.dispatch.on(event, time.monotonic()):
+            match action:
+                case scheduler.Assign(worker, theirs, items):
+                    ticket = next(_tickets)
+                    self.tickets[ticket] = worker, theirs, items
+                    self._watch("assigned", worker, ticket, items, time.time())
+                    self.pool.submit(worker, ticket, self.work.task(worker, items))
+                case scheduler.Accept(items):
+                    self.work.accept(items, *self.result)
+                    self._watch("progressed", self.dispatch.statistics, self.dispatch.remaining)
+                case scheduler.Kill(worker, cause):
+                    self._watch("lost", worker, cause)
+                    self.pool.kill(worker)
+                case scheduler.GiveUp(item, cause):
+                    self.given_up[item] = cause
+
+    def _watch(self, what: str, *values: Any) -> None:
+        for observer in self.observers:
+            getattr(observer, what)(*values)

@@ -1,0 +1,151 @@
+"""Kernel matrices into a store: what is there is not computed again, what is computed is there at once.
+
+Workers that see the driver's disk commit their own tiles; a file that each of them reads and answers decides. The driver
+writes for the others.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+import uuid
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from dqk._pooled import Executor, Job, TileWork, digest_of, shipped
+from dqk._run import Observer, run
+from dqk.cluster import Arrays, Worker, WorkerPool
+from dqk.errors import UnsupportedError
+from dqk.scheduler import Plan, Policy
+from dqk.store import Fingerprint, GramStore, StoredGram
+
+_HEARTBEAT_S = 30.0
+
+
+@dataclass(frozen=True)
+class Destination:
+    """Where a matrix goes, and on what conditions.
+
+    Attributes:
+        path: the store, such as `K.zarr`.
+        resume: goes on with an existing store of the same problem, or of fewer of its samples.
+        take_over: takes the store from a process that may still run.
+        shard: (i, k): computes the i-th of k parts, for job arrays that share one store.
+    """
+
+    path: str | os.PathLike[str]
+    resume: bool = True
+    take_over: bool = False
+    shard: tuple[int, int] | None = None
+
+
+def stored_fidelity(
+    job: Job,
+    executor: Executor,
+    ax: Tensor,
+    ay: Tensor | None,
+    shared: Tensor,
+    observers: Sequence[Observer],
+    destination: Destination,
+    about: str,
+) -> StoredGram:
+    """Computes what a store lacks.
+
+    Raises:
+        StoreError: if the store belongs to another problem, is damaged or in use, or cannot be written.
+        UnsupportedError: if gradients are asked for.
+    """
+    if any(angles is not None and angles.requires_grad for angles in (ax, ay, shared)):
+        raise UnsupportedError(
+            "a stored matrix is not differentiable, and the samples or the kernel's parameters require gradients; detach them, or "
+            "leave out store"
+        )
+    arrays = job.arrays(ax, ay, shared)
+    digest = digest_of(arrays)
+    fingerprint = Fingerprint.of(
+        job.circuit.to_dict(),
+        job.backend.name,
+        job.side(ax.dtype),
+        arrays["ax"],
+        arrays.get("ay"),
+        arrays["shared"],
+        log=job.log,
+        shots=job.shots,
+        seed=job.seed,
+        about=about,
+    )
+
+    def drive(pool: WorkerPool) -> Arrays:
+        tiles = job.plan(ax, ay, destination.shard)
+        opened = GramStore.open(
+            destination.path,
+            fingerprint,
+            resume=destination.resume,
+            take_over=destination.take_over,
+            shard=destination.shard,
+        )
+        with opened as store, _Work(digest, tiles, store) as work, shipped(pool, digest, arrays):
+            done = [item for item in range(len(tiles)) if tuple(tiles.tiles[item].tolist()) in store.done]
+            run(pool, tiles, work, Policy(), done, observers)
+            return {}
+
+    executor.everywhere(digest, drive)
+    return StoredGram(destination.path)
+
+
+class _Work(TileWork):
+    """Tiles that go to a store, by the worker's hand or the driver's."""
+
+    def __init__(self, digest: str, tiles: Plan, store: GramStore):
+        super().__init__(digest, tiles)
+        self.store = store
+        self.sharing: set[str] = set()
+        self._nonce, self._folder = uuid.uuid4().hex, Path(store.path).resolve() / f"nonce-{uuid.uuid4().hex[:12]}"
+        self._beat = time.monotonic()
+
+    def __enter__(self) -> _Work:
+        self._folder.mkdir()
+        (self._folder / "question").write_text(self._nonce)
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        for path in [*self._folder.iterdir(), self._folder]:
+            with contextlib.suppress(OSError):
+                path.unlink() if path.is_file() else path.rmdir()
+
+    def probe(self, worker: Worker) -> dict[str, Any]:
+        """Asks the worker to copy a random number from one file to another."""
+        return {"nonce": str(self._folder / "question"), "reply": str(self._reply(worker))}
+
+    def admit(self, worker: Worker, answer: dict[str, Any]) -> None:
+        """The worker shares the disk if the copy is there."""
+        with contextlib.suppress(OSError):
+            if self._reply(worker).read_text() == self._nonce:
+                self.sharing.add(worker.id)
+
+    def _reply(self, worker: Worker) -> Path:
+        return self._folder / "".join(c if c.isalnum() else "_" for c in worker.id)
+
+    def header(self, worker: str) -> dict[str, Any]:
+        """Where a worker that shares the disk commits its tiles."""
+        if worker not in self.sharing:
+            return {}
+        return {"store": str(Path(self.store.path).resolve()), "lease": self.store.lease}
+
+    def accept(self, items: Collection[int], document: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
+        """Notes what the worker committed, or commits it."""
+        tiles = [(item, *self.tiles.tiles[item].tolist()) for item in items]
+        if "digests" in document:
+            digests = dict(document["digests"])
+            self.store.record((row, column, digests[item]) for item, row, column in tiles)
+        else:
+            self.store.commit([(row, column, arrays[str(item)]) for item, row, column in tiles])
+        if time.monotonic() - self._beat > _HEARTBEAT_S:
+            self.store.refresh()
+            self._beat = time.monotonic()

@@ -1,0 +1,109 @@
+"""What every worker did and when: a trace for Perfetto or chrome://tracing, and a picture of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dqk._run import Observer
+from dqk.cluster import Worker
+
+KINDS = {"encode": "#E69F00", "overlap": "#0072B2", "backward": "#009E73", "transfer": "#CC79A7", "wait": "#D9D9D9"}
+"""Kinds of spans and their colours (Okabe and Ito's palette, told apart by anyone)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Something that a worker did.
+
+    Attributes:
+        worker: who.
+        kind: one of `KINDS`: encoding a block, overlapping two (both for one tile), a strip of the backward pass, a result
+            on its way to the driver, waiting for work.
+        item: the tile; -1 if the span belongs to none.
+        start: seconds since the epoch, by the clock of the worker's node.
+        end: likewise.
+    """
+
+    worker: str
+    kind: str
+    item: int
+    start: float
+    end: float
+
+
+class Trace(Observer):
+    """Collects spans."""
+
+    def __init__(self) -> None:
+        self.spans: list[Span] = []
+        self.nodes: dict[str, str] = {}
+        self._sent: dict[int, float] = {}
+        self._free: dict[str, float] = {}
+
+    def joined(self, worker: Worker) -> None:
+        """Remembers where it runs."""
+        self.nodes[worker.id] = worker.node
+
+    def assigned(self, worker: str, ticket: int, items: Sequence[int], now: float) -> None:
+        """Remembers when."""
+        self._sent[ticket] = now
+
+    def returned(self, worker: str, ticket: int, spans: Sequence[Sequence[Any]], now: float) -> None:
+        """The worker's own spans, and what lies between them."""
+        sent = self._sent.pop(ticket, now)
+        if not spans:
+            return
+        start, end = spans[0][2], spans[-1][3]
+        since = max(sent, self._free.get(worker, sent))
+        if start > since:
+            self.spans.append(Span(worker, "wait", -1, since, start))
+        self.spans += [Span(worker, kind, item, began, ended) for kind, item, began, ended in spans]
+        if now > end:
+            self.spans.append(Span(worker, "transfer", -1, end, now))
+        self._free[worker] = max(end, self._free.get(worker, end))
+
+    def save(self, path: Path) -> None:
+        """Writes Chrome's trace event format, times in microseconds; transfers have a row of their own beside their worker."""
+        origin = min((span.start for span in self.spans), default=0.0)
+        numbers = {worker: k for k, worker in enumerate(self.nodes)}
+        events: list[dict[str, Any]] = [
+            {"ph": "M", "name": "process_name", "pid": k, "args": {"name": f"{worker} {self.nodes[worker]}".strip()}}
+            for worker, k in numbers.items()
+        ]
+        for span in self.spans:
+            event = {"ph": "X", "name": span.kind, "cat": "dqk", "pid": numbers.get(span.worker, len(numbers))}
+            event |= {
+                "tid": int(span.kind == "transfer"),
+                "ts": (span.start - origin) * 1e6,
+                "dur": (span.end - span.start) * 1e6,
+            }
+            events.append(event | ({"args": {"tile": span.item}} if span.item >= 0 else {}))
+        path.write_text(json.dumps({"traceEvents": events, "displayTimeUnit": "ms"}))
+
+    def draw(self, path: Path) -> None:
+        """Draws every worker's time into a PNG file."""
+        from matplotlib.figure import Figure
+        from matplotlib.patches import Patch
+
+        workers = list(self.nodes)
+        origin = min((span.start for span in self.spans), default=0.0)
+        figure = Figure(figsize=(10, 1.6 + 0.5 * len(workers)), layout="constrained")
+        axes = figure.subplots()
+        for kind, colour in KINDS.items():
+            for k, worker in enumerate(workers):
+                bars = [
+                    (s.start - origin, s.end - s.start) for s in self.spans if s.worker == worker and s.kind == kind
+                ]
+                low, height = (k + 0.3, 0.12) if kind == "transfer" else (k - 0.3, 0.55)
+                axes.broken_barh(bars, (low, height), facecolors=colour, edgecolors="none")
+        axes.set_yticks(range(len(workers)), workers)
+        axes.invert_yaxis()
+        axes.set_xlabel("time (s)")
+        used = {span.kind for span in self.spans}
+        patches = [Patch(color=colour, label=kind) for kind, colour in KINDS.items() if kind in used]
+        figure.legend(handles=patches, loc="outside upper center", ncols=len(KINDS), frameon=False)
+        figure.savefig(path, format="png", dpi=150)

@@ -1,0 +1,277 @@
+"""`dqk gram`: kernel matrices of samples in files, on this machine, a Ray cluster or the ranks of an MPI job."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any
+
+import typer
+
+from dqk.cli.output import print_json, stderr, stdout, table
+from dqk.errors import InvalidInputError, unknown_name
+
+_EXAMPLES = """
+Examples:
+
+  dqk gram X.npy -o K.zarr
+
+  dqk gram X.npy --feature-map reuploading --layers 3 -o K.zarr --executor ray --workers 2 --json
+
+  mpiexec -n 4 python -m mpi4py -m dqk gram X.npy -o K.zarr --executor mpi
+
+  dqk gram X.npy -o K.zarr --resume
+
+  dqk gram X_test.npy --y X_train.npy -o K_test.npy
+"""
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command."""
+    app.command(epilog=_EXAMPLES)(gram)
+
+
+def gram(
+    x: Annotated[Path, typer.Argument(metavar="X", help="Samples, one per row: .npy, .npz, .csv or .parquet.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out", "-o", help="K.zarr: a store that fills tile by tile and can be resumed. K.npy: an array."
+        ),
+    ],
+    y: Annotated[Path | None, typer.Option("--y", help="Samples of the columns (default: those of X).")] = None,
+    feature_map: Annotated[
+        str, typer.Option(help="Circuit that encodes a sample: qklstm, bsp, reuploading, zz, iqp or ising.")
+    ] = "qklstm",
+    layers: Annotated[
+        int | None, typer.Option(help="Layers of reuploading, repetitions of zz, iqp, ising.", min=1)
+    ] = None,
+    bandwidth: Annotated[float, typer.Option(help="Multiplies the samples before anything else.")] = 1.0,
+    backend: Annotated[str, typer.Option(help="auto, statevector, mps or reference.")] = "auto",
+    log: Annotated[bool, typer.Option("--log", help="Natural logarithms, which do not underflow.")] = False,
+    shots: Annotated[int | None, typer.Option(help="Measurements per entry (default: exact values).", min=1)] = None,
+    seed: Annotated[int, typer.Option(help="Of the measurements.", min=0)] = 0,
+    executor: Annotated[str, typer.Option(help="inline, processes, ray or mpi.")] = "inline",
+    workers: Annotated[int | None, typer.Option(help="Workers, or threads if inline (default: all).", min=1)] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the store, or begin it.")] = False,
+    take_over: Annotated[
+        bool, typer.Option("--take-over", help="Take the store from a driver that is no more.")
+    ] = False,
+    shard: Annotated[str | None, typer.Option(help="i/k: the i-th of k parts, for job arrays on one store.")] = None,
+    trace: Annotated[Path | None, typer.Option(help="Write who did what and when, for ui.perfetto.dev.")] = None,
+    timeline: Annotated[Path | None, typer.Option(help="Draw it into a PNG file.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")] = False,
+) -> None:
+    """Compute the kernel matrix of the samples in a file, one qubit per column."""
+    if executor == "mpi" and _serves():
+        return
+    with contextlib.ExitStack() as stack:
+        if executor == "mpi":  # the other ranks wait for rank 0, also if it finds that there is nothing to do
+            pool = stack.enter_context(_pool(executor, workers))
+        destination = _destination(out, resume, take_over, shard)
+        kernel, samples, others = _problem(x, y, feature_map, layers, bandwidth, backend, shots)
+
+        from dqk._trace import Trace
+        from dqk.cli.live import LiveDisplay
+
+        display, spans = LiveDisplay(), Trace()
+        observers = [display, spans] if trace or timeline else [display]
+        stack.enter_context(_stoppable(out, destination is not None))
+        if executor != "mpi":
+            pool = stack.enter_context(_pool(executor, workers))
+        began = time.perf_counter()
+        found = _compute(kernel, samples, others, pool, destination, observers, log, seed if shots else None)
+        seconds = time.perf_counter() - began
+    if destination is None:
+        _save(out, found)
+    if trace is not None:
+        spans.save(trace)
+    if timeline is not None:
+        spans.draw(timeline)
+    document = _document(kernel, found, others is None, out, executor, display, seconds)
+    print_json(document) if json else _show(document)
+
+
+def _destination(out: Path, resume: bool, take_over: bool, shard: str | None) -> Any:
+    """The store, or None for an array in memory that is saved at the end."""
+    from dqk._stored import Destination
+
+    problems = []
+    if out.suffix not in (".zarr", ".npy"):
+        problems.append(f"--out {out} ends in {out.suffix!r}, expected .zarr or .npy")
+    if out.suffix == ".npy":
+        given = {"--resume": resume, "--take-over": take_over, "--shard": shard is not None}
+        problems += [
+            f"{name} needs a store: --out {out.with_suffix('.zarr')}" for name, is_given in given.items() if is_given
+        ]
+        if out.exists():
+            problems.append(f"--out {out} exists; remove it or choose another path")
+    if not out.parent.is_dir():
+        problems.append(f"--out {out}: there is no folder {out.parent}")
+    part = None
+    if shard is not None:
+        numbers = shard.split("/")
+        if (
+            len(numbers) == 2
+            and all(number.isdigit() for number in numbers)
+            and 1 <= int(numbers[0]) <= int(numbers[1])
+        ):
+            part = int(numbers[0]), int(numbers[1])
+        else:
+            problems.append(f"--shard {shard}, expected i/k with i from 1 to k, such as 3/8")
+    if problems:
+        raise InvalidInputError("\n".join(problems))
+    return None if out.suffix == ".npy" else Destination(out, resume, take_over, part)
+
+
+def _serves() -> bool:
+    """Whether this is a rank that computes for rank 0; then it has done so."""
+    from dqk.cluster._mpi import is_server, serve
+
+    if not is_server():
+        return False
+    serve()
+    return True
+
+
+def _problem(
+    x: Path, y: Path | None, name: str, layers: int | None, bandwidth: float, backend: str, shots: int | None
+) -> tuple[Any, Any, Any]:
+    """The kernel and its samples."""
+    from dqk.data.samples import read_samples
+    from dqk.kernels import FidelityKernel
+    from dqk.kernels.feature_maps import FEATURE_MAPS
+    from dqk.training.config import LAYERED_MAPS
+
+    if name not in FEATURE_MAPS:
+        raise unknown_name("feature map", name, FEATURE_MAPS)
+    options: dict[str, Any] = {"bandwidth": bandwidth}
+    if layers is not None:
+        if name not in LAYERED_MAPS:
+            raise InvalidInputError(
+                f"--layers {layers} with --feature-map {name}; only {', '.join(LAYERED_MAPS)} have layers"
+            )
+        options[LAYERED_MAPS[name]] = layers
+    samples = read_samples(x)
+    others = None if y is None else read_samples(y)
+    if others is not None and others.shape[1] != samples.shape[1]:
+        raise InvalidInputError(
+            f"{x} has {samples.shape[1]} columns and {y} {others.shape[1]}; expected the same features"
+        )
+    return FidelityKernel(FEATURE_MAPS[name](samples.shape[1], **options), backend, shots), samples, others  # type: ignore[operator]
+
+
+@contextlib.contextmanager
+def _pool(executor: str, workers: int | None) -> Iterator[Any]:
+    from dqk.cluster import open_pool
+
+    if executor == "mpi" and workers is not None:
+        raise InvalidInputError(
+            f"--workers {workers} with --executor mpi: every rank is a worker; start mpiexec -n {workers}"
+        )
+    with open_pool(executor, workers) as pool:
+        yield pool
+
+
+@contextlib.contextmanager
+def _stoppable(out: Path, stored: bool) -> Iterator[None]:
+    """Ctrl-C and SIGTERM end the run with a word on how to go on."""
+    from dqk.training.interrupt import Interrupted
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        for signum in previous:
+            signal.signal(signum, signal.SIG_IGN)  # workers are ended first; a second one would leave them behind
+        rest = (
+            f"what is done is in {out}: go on with the same command and --resume"
+            if stored
+            else f"{out} was not written"
+        )
+        raise Interrupted(f"by signal {signal.Signals(number).name}; {rest}", number)
+
+    previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _compute(
+    kernel: Any, samples: Any, others: Any, pool: Any, destination: Any, observers: Any, log: bool, seed: int | None
+) -> Any:
+    from dqk import gram
+
+    return gram(kernel, samples, others, executor=pool, store=destination, progress=observers, log=log, seed=seed)
+
+
+def _save(out: Path, matrix: Any) -> None:
+    """Under its name only when it is whole."""
+    import numpy as np
+
+    temporary = out.with_name(f".{out.name}.part")
+    try:
+        with temporary.open("wb") as file:
+            np.save(file, matrix)
+        temporary.replace(out)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _document(
+    kernel: Any, found: Any, symmetric: bool, out: Path, executor: str, display: Any, seconds: float
+) -> dict[str, Any]:
+    statistics = display.statistics
+    return {
+        "shape": list(found.shape),
+        "dtype": str(found.dtype),
+        "digest": _digest(kernel, found, symmetric),
+        "out": str(out),
+        "kernel": str(kernel),
+        "executor": executor,
+        "tiles": display.total,
+        "computed": 0 if statistics is None else statistics.accepted,
+        "retries": 0 if statistics is None else statistics.retries,
+        "lost_workers": 0 if statistics is None else statistics.lost_workers,
+        "duplicates": 0 if statistics is None else statistics.duplicates,
+        "workers": {} if statistics is None else {name: worker.items for name, worker in statistics.workers.items()},
+        "seconds": round(seconds, 3),
+    }
+
+
+def _digest(kernel: Any, found: Any, symmetric: bool) -> str | None:
+    """Of the matrix, tile by tile: the same for a store and for an array."""
+    import numpy as np
+    import torch
+
+    from dqk.backends import resolve
+    from dqk.store import Grid, StoredGram, matrix_digest, tile_digest
+
+    if isinstance(found, StoredGram):
+        return found.digest
+    dtype = torch.float32 if found.dtype == np.float32 else torch.float64
+    side = resolve(kernel.backend, kernel.circuit).tile_side(kernel.circuit, dtype)
+    grid = Grid(found.shape, side, symmetric, found.dtype)
+    tiles = (found[slice(*grid.span(row, 0)), slice(*grid.span(column, 1))] for row, column in grid.tiles())
+    return matrix_digest(found.shape, found.dtype, side, symmetric, map(tile_digest, tiles))
+
+
+def _show(document: dict[str, Any]) -> None:
+    shown = table("result", "value")
+    rows, columns = document["shape"]
+    shown.add_row("matrix", f"{rows} x {columns}, {document['dtype']}, in {document['out']}")
+    shown.add_row("kernel", document["kernel"])
+    shown.add_row(
+        "tiles", f"{document['computed']} of {document['tiles']} computed now, in {document['seconds']:.1f} s"
+    )
+    shown.add_row(
+        "workers", ", ".join(f"{name}: {items}" for name, items in document["workers"].items()) or "none needed"
+    )
+    shown.add_row("digest", document["digest"] or "none yet: tiles are missing")
+    stdout().print(shown)
+    if document["retries"] or document["lost_workers"]:
+        stderr().print(f"tiles tried again: {document['retries']}; workers lost: {document['lost_workers']}")
