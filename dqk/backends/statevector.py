@@ -194,8 +194,7 @@ class StatevectorBackend(EncodingBackend):
         arrays = contiguous(angles), contiguous(shared)
         out = zeros(arrays[0]), zeros(arrays[1])
         if len(angles):
-            states = contiguous(encoded.transpose(1, 2)), contiguous(cotangent.transpose(1, 2))
-            sweep_states(*program_of(circuit, arrays[0].dtype), *arrays, *states, *out)
+            sweep_states(*program_of(circuit, arrays[0].dtype), *arrays, *_memory(encoded), *_memory(cotangent), *out)
         return torch.from_numpy(out[0]), torch.from_numpy(out[1])
 
     def overlap(self, a: Tensor, b: Tensor) -> Tensor:
@@ -246,6 +245,16 @@ class StatevectorBackend(EncodingBackend):
 def _by_sample(states: Tensor) -> np.ndarray:
     """Shape (planes, N, 2**n) without a copy."""
     return states.detach().transpose(1, 2).numpy()
+
+
+def _memory(states: Tensor) -> tuple[np.ndarray, tuple[int, int]]:
+    """The flat memory of states by sample, and the distances in it of planes and of samples; a copy only if need be."""
+    array = _by_sample(states)
+    if array.strides[2] != array.itemsize:
+        array = np.ascontiguousarray(array)
+    plane, sample = (stride // array.itemsize for stride in array.strides[:2])
+    size = (array.shape[0] - 1) * plane + (array.shape[1] - 1) * sample + array.shape[2]
+    return np.lib.stride_tricks.as_strided(array, (size,), (array.itemsize,)), (plane, sample)
 
 
 def _weighted(x: np.ndarray, y: np.ndarray, cotangent: Tensor) -> tuple[np.ndarray, np.ndarray]:

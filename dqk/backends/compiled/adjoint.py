@@ -34,7 +34,7 @@ from dqk.backends.compiled.passes import (
     width,
 )
 from dqk.backends.compiled.program import CRX, CRY, DENSE1, DENSE2, HADAMARD, NO_BIT, RX, RY, RY2, RYY, RZ, STAR
-from dqk.backends.compiled.simd import load, store
+from dqk.backends.compiled.simd import load, store, transpose
 
 
 @inner
@@ -258,15 +258,23 @@ def _start_gradients(gradients, qubits, cotangents, starts, trig, matrices, pair
 
 
 @inner
-def _read(psi, rows, source, start):
-    """One vector of samples from an array of shape (2, N, 2**n); samples past its end are zero."""
+def _read(psi, rows, source, strides, start, count, square):
+    """One vector of `count` samples from `start` on; the lanes after the last sample repeat it.
+
+    `strides` are the distances in `source` of imaginary from real parts and of a sample from the one before.
+    """
     size, lanes = len(rows), width(psi) // 2
-    for first in range(0, size, 8):
-        for part in range(2):
+    for part in range(2):
+        for first in range(0, size, lanes):
             for lane in range(lanes):
-                for k in range(first, min(first + 8, size)):
-                    value = source[part, start + lane, k] if start + lane < source.shape[1] else 0.0
-                    psi[(2 * rows[k] + part) * lanes + lane] = value
+                at = part * strides[0] + (start + min(lane, count - 1)) * strides[1] + first
+                if size >= lanes:
+                    store(square, lane * lanes, load(source, at))
+                else:
+                    square[lane * lanes : lane * lanes + size] = source[at : at + size]
+            transpose(square)
+            for k in range(min(lanes, size)):
+                store(psi, (2 * rows[first + k] + part) * lanes, load(square, k * lanes))
 
 
 @inner
@@ -284,16 +292,31 @@ def _scatter(gradients, slots, factors, start, lanes, out_angles, out_shared):
 
 @jit
 def sweep_states(
-    steps, frames, slots, factors, starts, matrices, angles, shared, encoded, cotangent, out_angles, out_shared
+    steps,
+    frames,
+    slots,
+    factors,
+    starts,
+    matrices,
+    angles,
+    shared,
+    encoded,
+    encoded_strides,
+    cotangent,
+    cotangent_strides,
+    out_angles,
+    out_shared,
 ):
     """Adds the cotangents of all angles to `out_angles` (N, A_d) and `out_shared` (A_s,).
 
-    `encoded` and `cotangent` have shape (2, N, 2**n); the other arguments are those of `encode_states`.
+    `encoded` and `cotangent` are the memory of arrays of shape (2, N, 2**n) whose last axis is contiguous, and the strides of
+    their other axes in elements; the other arguments are those of `encode_states`.
     """
-    _, count, size = encoded.shape
+    count, size = len(angles), frames.shape[1]
     n = int(round(math.log2(size)))
     lanes = 64 // encoded.itemsize
     w = 2 * lanes
+    square = aligned(encoded, lanes * lanes)
     psi, lam, scratch = aligned(encoded, size * w), aligned(encoded, size * w), aligned(encoded, 4 * w)
     qubits, cotangents = aligned(encoded, 2 * n * w), aligned(encoded, 2 * n * w)
     low, high = aligned(encoded, (1 << (n // 2)) * w), aligned(encoded, (1 << (n - n // 2)) * w)
@@ -306,8 +329,9 @@ def sweep_states(
         fill_trig(trig, slots, factors, angles, shared, start, lanes)
         gradients[:] = 0.0
         rows = frames[len(frames) - 1]
-        _read(psi, rows, encoded, start)
-        _read(lam, rows, cotangent, start)
+        there = min(lanes, count - start)
+        _read(psi, rows, encoded, encoded_strides, start, there, square)
+        _read(lam, rows, cotangent, cotangent_strides, start, there, square)
         for s in range(len(steps) - 1, -1, -1):
             _undo_step(
                 psi,

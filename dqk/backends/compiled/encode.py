@@ -11,7 +11,7 @@ import numpy as np
 
 from dqk.backends.compiled.jit import inner, jit
 from dqk.backends.compiled.passes import aligned, fill_trig, start_qubits, start_state, step, width
-from dqk.backends.compiled.simd import load
+from dqk.backends.compiled.simd import load, store, transpose
 
 
 @inner
@@ -57,22 +57,24 @@ def simulate(space, steps, frames, slots, factors, starts, matrices, angles, sha
 
 
 @inner
-def _write(psi, rows, out, start):
-    """One vector of samples to `out`, eight amplitudes at a time so that whole cache lines are written."""
-    planes, count, _ = out.shape
+def _write(psi, rows, out, start, square):
+    """One vector of samples to `out`, a square of amplitudes and samples at a time so that whole cache lines are written."""
+    planes, count, stride = out.shape
     size, lanes = len(rows), 64 // out.itemsize
-    for first in range(0, size, 8):
-        last = min(first + 8, size)
-        for lane in range(min(lanes, count - start)):
-            for k in range(first, last):
-                at = rows[k] * 2 * lanes + lane
-                out[0, start + lane, k] = psi[at]
-                out[1, start + lane, k] = psi[at + lanes]
-            if planes == 4:
-                for k in range(first, last):
-                    re, im = out[0, start + lane, k], out[1, start + lane, k]
-                    out[2, start + lane, k] = re + im
-                    out[3, start + lane, k] = re - im
+    flat = out.reshape(-1)
+    for plane in range(planes):
+        for first in range(0, size, lanes):
+            for k in range(min(lanes, size)):
+                at = rows[first + k] * 2 * lanes
+                re, im = load(psi, at), load(psi, at + lanes)
+                store(square, k * lanes, re if plane == 0 else im if plane == 1 else re + im if plane == 2 else re - im)
+            transpose(square)
+            for lane in range(min(lanes, count - start)):
+                at = (plane * count + start + lane) * stride + first
+                if size >= lanes:
+                    store(flat, at, load(square, lane * lanes))
+                else:
+                    flat[at : at + size] = square[lane * lanes : lane * lanes + size]
 
 
 @jit
@@ -94,6 +96,7 @@ def encode_states(steps, frames, slots, factors, starts, matrices, angles, share
     """
     lanes = 64 // out.itemsize
     space = workspace(out, frames.shape[1], len(factors))
+    square = aligned(out, lanes * lanes)
     for start in range(first, min(last, out.shape[1]), lanes):
         simulate(space, steps, frames, slots, factors, starts, matrices, angles, shared, start)
-        _write(space[0], frames[len(frames) - 1], out, start)
+        _write(space[0], frames[len(frames) - 1], out, start, square)

@@ -84,6 +84,31 @@ def splat(typingctx, array, index):
     return Vector(array.dtype)(array, types.intp), generate
 
 
+@intrinsic
+def transpose(typingctx, square):
+    """Transposes, in place, the square that a contiguous 1-D array holds: as many vectors as a vector has lanes."""
+
+    def generate(context, builder, signature, arguments):
+        count, align = Vector(square.dtype).lanes, square.dtype.bitwidth // 8
+        index = [ir.Constant(context.get_value_type(types.intp), k * count) for k in range(count)]
+        pointers = [_pointer(context, builder, signature.args[0], arguments[0], k) for k in index]
+        rows = [builder.load(pointer, align=align) for pointer in pointers]
+        for bit in (1 << k for k in range(count.bit_length() - 1)):  # exchanges this bit of row and column numbers
+            for i in (i for i in range(count) if not i & bit):
+                a, b = rows[i], rows[i | bit]
+                rows[i] = _shuffle(builder, a, b, [count + (e ^ bit) if e & bit else e for e in range(count)])
+                rows[i | bit] = _shuffle(builder, a, b, [count + e if e & bit else e | bit for e in range(count)])
+        for pointer, row in zip(pointers, rows, strict=True):
+            builder.store(row, pointer, align=align)
+        return context.get_dummy_value()
+
+    return types.none(square), generate
+
+
+def _shuffle(builder, a, b, order):
+    return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(ir.IntType(32), len(order)), order))
+
+
 def _arithmetic(name):
     @intrinsic
     def operation(typingctx, a, b):
