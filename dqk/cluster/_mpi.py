@@ -29,6 +29,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
+import torch
 
 import dqk.errors
 from dqk._task import cause, run_task
@@ -56,7 +57,7 @@ class MPIPool(WorkerPool):
     def start(self) -> None:
         """Meets the other ranks; waits for them without using a core, and says so after half a minute."""
         comm = self._given or load_mpi().COMM_WORLD
-        if comm.Get_rank() != 0:
+        if is_server(comm):
             raise ClusterError(
                 f"the pool was opened on rank {comm.Get_rank()}; open it on rank 0 and call `serve(comm)` on all others"
             )
@@ -161,7 +162,7 @@ def serve(comm: Any = None, problem: str = "") -> None:
         ClusterError: on rank 0, or if the ranks were called for different things.
     """
     comm = comm or load_mpi().COMM_WORLD
-    if comm.Get_rank() == 0:
+    if not is_server(comm):
         raise ClusterError("serve was called on rank 0, which has to open the pool: `with MPIPool(comm) as pool:`")
     session = Session(comm, problem)
     try:
@@ -198,6 +199,12 @@ def _serve(session: Session) -> None:
     session.close()
 
 
+def is_server(comm: Any = None) -> bool:
+    """Whether this rank has to `serve`: any but rank 0."""
+    rank: int = (comm or load_mpi().COMM_WORLD).Get_rank()
+    return rank != 0
+
+
 def run_everywhere(comm: Any, problem: str, drive: Callable[[WorkerPool], Arrays]) -> Arrays:
     """What all ranks call together: rank 0 drives, the others serve, and all return what rank 0 found.
 
@@ -215,7 +222,7 @@ def run_everywhere(comm: Any, problem: str, drive: Callable[[WorkerPool], Arrays
             as ClusterError elsewhere.
     """
     comm = comm or load_mpi().COMM_WORLD
-    if comm.Get_rank():
+    if is_server(comm):
         serve(comm, problem)
         return _outcome(broadcast(comm, None))
     failure: BaseException | None = None
@@ -253,6 +260,8 @@ class _Slots:
 
     def __init__(self, slots: int):
         self.arrays: dict[str, Arrays] = {}
+        self._torch_threads = torch.get_num_threads()
+        torch.set_num_threads(1)  # tasks are the parallel unit, on this node's other ranks too
         self._threads = ThreadPoolExecutor(slots, thread_name_prefix="dqk")
         self._finished: queue.SimpleQueue[_Finished] = queue.SimpleQueue()
 
@@ -278,6 +287,7 @@ class _Slots:
     def close(self) -> None:
         """Waits for tasks that run; those that wait are dropped."""
         self._threads.shutdown(cancel_futures=True)
+        torch.set_num_threads(self._torch_threads)
 
 
 def _event(worker: str, ticket: int, result: Buffer | None, why: str) -> PoolEvent:

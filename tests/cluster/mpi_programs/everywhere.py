@@ -1,6 +1,7 @@
 """All ranks call the same function: a result, errors of two sorts, another result."""
 
 import os
+import sys
 from hashlib import sha256
 
 import numpy as np
@@ -11,7 +12,7 @@ from dqk.cluster import Arrays, WorkerPool
 from dqk.cluster._mpi import run_everywhere
 from dqk.errors import TileError
 
-LARGE = np.random.default_rng(0).integers(0, 2**63, 300 * 2**17)  # 300 MiB
+LARGE = np.random.default_rng(0).integers(0, 2**63, int(sys.argv[2]) * 2**17)
 
 
 def compute(pool: WorkerPool) -> Arrays:
@@ -23,9 +24,9 @@ def compute_large(pool: WorkerPool) -> Arrays:
     pool.put("large", {"x": LARGE})
     assert all(seen["held"] == ["large"] for seen in ask(pool).values())
     for worker in pool.workers():
-        probe(pool, worker.id, 0, {"x": LARGE[:10_000_000]})
+        probe(pool, worker.id, 0, {"x": LARGE[: 10 * 2**20]})
     for answer in answers(pool, len(pool.workers())):
-        assert np.array_equal(unpack(answer.result)[1]["x"], LARGE[:10_000_000])
+        assert np.array_equal(unpack(answer.result)[1]["x"], LARGE[: 10 * 2**20])
     return {"x": LARGE}
 
 

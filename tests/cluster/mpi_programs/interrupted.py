@@ -1,6 +1,7 @@
 """Rank 0 works until it is told to stop; the others must be let go in good order."""
 
 import os
+import sys
 
 from ranks import COMM, RANK, SIZE, answers, probe, tell
 
@@ -10,7 +11,7 @@ if RANK == 0:
     try:
         with MPIPool(COMM) as pool:
             for worker in pool.workers() * 3:
-                probe(pool, worker.id, sleep_s=0.5)
+                probe(pool, worker.id, sleep_s=float(sys.argv[2]))
             tell(pid=os.getpid(), busy=True)
             answers(pool, 10 * SIZE)
     except BaseException as error:
