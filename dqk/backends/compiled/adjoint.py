@@ -174,14 +174,13 @@ def _star_gradients(gradients, slots, first, last, n, sums_low, sums_high):
 
 
 @inner
-def _undo_step(
-    psi, lam, n, row, frames, slots, trig, matrices, low, high, sums_low, sums_high, gradients, ones, root, scratch
-):
+def _undo_step(psi, lam, n, row, frames, slots, trig, matrices, tables, gradients, ones, root, scratch):
     w = width(psi)
     h = w // 2
     kind, bit, other, first, last = row[0], row[1], row[2], row[3], row[4]
     rows = frames[row[5]]
     if kind == STAR:
+        low, high, sums_low, sums_high = tables
         star_tables(low, high, n, slots, trig, first, last, ones)
         _undo_star(psi, lam, rows, n, bit, low, high, sums_low, sums_high)
         _star_gradients(gradients, slots, first, last, n, sums_low, sums_high)
@@ -319,8 +318,13 @@ def sweep_states(
     square = aligned(encoded, lanes * lanes)
     psi, lam, scratch = aligned(encoded, size * w), aligned(encoded, size * w), aligned(encoded, 4 * w)
     qubits, cotangents = aligned(encoded, 2 * n * w), aligned(encoded, 2 * n * w)
-    low, high = aligned(encoded, (1 << (n // 2)) * w), aligned(encoded, (1 << (n - n // 2)) * w)
-    sums_low, sums_high = aligned(encoded, (1 << (n // 2)) * lanes), aligned(encoded, (1 << (n - n // 2)) * lanes)
+    half, rest = 1 << (n // 2), 1 << (n - n // 2)  # entries of the tables of a star and of sums over its halves
+    tables = (
+        aligned(encoded, half * w),
+        aligned(encoded, rest * w),
+        aligned(encoded, half * lanes),
+        aligned(encoded, rest * lanes),
+    )
     trig, gradients = aligned(encoded, max(1, len(factors)) * w), aligned(encoded, max(1, len(factors)) * lanes)
     units = constants(encoded)
     ones, root = load(units, 0), load(units, lanes)
@@ -333,24 +337,7 @@ def sweep_states(
         _read(psi, rows, encoded, encoded_strides, start, there, square)
         _read(lam, rows, cotangent, cotangent_strides, start, there, square)
         for s in range(len(steps) - 1, -1, -1):
-            _undo_step(
-                psi,
-                lam,
-                n,
-                steps[s],
-                frames,
-                slots,
-                trig,
-                matrices,
-                low,
-                high,
-                sums_low,
-                sums_high,
-                gradients,
-                ones,
-                root,
-                scratch,
-            )
+            _undo_step(psi, lam, n, steps[s], frames, slots, trig, matrices, tables, gradients, ones, root, scratch)
         start_qubits(qubits, n, starts, trig, matrices, pair, ones, root, scratch)
         _undo_start(psi, lam, n, qubits, cotangents)
         _start_gradients(gradients, qubits, cotangents, starts, trig, matrices, pair, root, scratch)
