@@ -58,4 +58,7 @@ def none_left_behind(patience_s: float = 2.0) -> Iterator[None]:
             command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
             commands.append(f"{pid} ({command.strip()[:120]})")
             os.kill(pid, signal.SIGKILL)
-    assert not left, f"the test left processes behind: {', '.join(commands)}"
+    assert not left, (
+        f"the test left processes behind, which are ended now: {', '.join(commands)}; "
+        "what outlives a test on purpose is started in a fixture of wider scope or inside tests.processes.session_long()"
+    )

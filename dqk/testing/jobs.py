@@ -14,7 +14,7 @@ from dqk.kernels.feature_maps import bsp_feature_map, qklstm_feature_map
 
 
 def job_arrays(
-    n: int, side: int, symmetric: bool, log: bool, dtype: Any = np.float64, product: bool = False
+    n: int, side: int, symmetric: bool, log: bool, dtype: Any = np.float64, backend: str = "statevector"
 ) -> dict[str, np.ndarray]:
     """What is shipped to workers for a kernel matrix of n samples, in tiles of some side.
 
@@ -24,9 +24,9 @@ def job_arrays(
         symmetric: K(X) instead of K(X, Y).
         log: log K instead of K.
         dtype: float32 or float64.
-        product: 4 qubits without entanglement, 8 angles for each sample and almost no work, instead of 3 entangled qubits.
+        backend: "mps" for 4 qubits without entanglement, which are almost no work; another one for 3 entangled qubits.
     """
-    feature_map, backend = (qklstm_feature_map(4), "mps") if product else (bsp_feature_map(3), "statevector")
+    feature_map = qklstm_feature_map(4) if backend == "mps" else bsp_feature_map(3)
     circuit = simplify_for_fidelity(feature_map.circuit).circuit
     spec = {
         "backend": backend,

@@ -119,9 +119,14 @@ def arrays_are_there_until_dropped(subject: PoolSubject) -> None:
 def tiles_have_the_bits_of_this_process(subject: PoolSubject) -> None:
     """Every tile has the same bits whoever computes it: symmetric and general, float64 and float32, values and logarithms."""
     pool = subject.pool
-    for symmetric, log, dtype in ((True, False, np.float64), (False, True, np.float64), (True, True, np.float32)):
-        arrays = job_arrays(n=41, side=16, symmetric=symmetric, log=log, dtype=dtype)
-        digest = f"tiles-{symmetric}-{log}-{np.dtype(dtype)}"
+    cases: list[tuple[str, bool, bool, Any]] = [
+        ("statevector", True, False, np.float64),
+        ("reference", False, True, np.float64),
+        ("reference", True, True, np.float32),
+    ]
+    for backend, symmetric, log, dtype in cases:
+        arrays = job_arrays(n=41, side=16, symmetric=symmetric, log=log, dtype=dtype, backend=backend)
+        digest = f"{backend}-{symmetric}-{log}-{np.dtype(dtype)}"
         _expect_tiles(pool, digest, arrays, arrays, [(k, *divmod(k, 3)) for k in range(9) if k // 3 <= k % 3])
 
 
@@ -129,7 +134,7 @@ def tiles_have_the_bits_of_this_process(subject: PoolSubject) -> None:
 def large_arrays_travel_unharmed(subject: PoolSubject) -> None:
     """50 MB put, in whatever memory layout; 50 MB in a task, and in its result."""
     pool = subject.pool
-    arrays = job_arrays(n=800_000, side=1024, symmetric=True, log=False, product=True)
+    arrays = job_arrays(n=800_000, side=1024, symmetric=True, log=False, backend="mps")
     assert arrays["ax"].nbytes > 50e6
     last = len(arrays["ax"]) // 1024
     fortran = {**arrays, "ax": np.asfortranarray(arrays["ax"])}
