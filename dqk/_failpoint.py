@@ -10,7 +10,7 @@ import os
 import signal
 import threading
 
-from dqk.errors import unknown_name
+from dqk.errors import InvalidInputError, unknown_name
 
 FAILPOINTS = {
     "store_created": "the folder of a store exists and is empty",
@@ -29,19 +29,22 @@ FAILPOINTS = {
 }
 """Every step of a commit at which a process may die, in order."""
 
-
-def _read(setting: str | None) -> tuple[str, int] | None:
-    if not setting:
-        return None
-    name, _, count = setting.partition(":")
-    if name not in FAILPOINTS:
-        raise unknown_name("failpoint in DQK_FAILPOINT", name, FAILPOINTS)
-    return name, int(count or 1)
-
-
-_armed = _read(os.environ.get("DQK_FAILPOINT"))
+_armed: tuple[str, int] | None = None
 _passed = 0
 _lock = threading.Lock()
+
+
+def arm(setting: str | None) -> None:
+    """Sets the failpoint `name` or `name:passage`, or none; the environment variable does so when dqk is imported."""
+    global _armed, _passed
+    _armed, _passed = None, 0
+    if setting:
+        name, _, passage = setting.partition(":")
+        if name not in FAILPOINTS:
+            raise unknown_name("failpoint", name, FAILPOINTS)
+        if passage and not passage.isdigit():
+            raise InvalidInputError(f"failpoint {setting!r}, expected a name and the number of a passage: {name}:1")
+        _armed = name, int(passage or 1)
 
 
 def armed(name: str) -> bool:
@@ -50,11 +53,14 @@ def armed(name: str) -> bool:
 
 
 def failpoint(name: str) -> None:
-    """Kills the process here if `DQK_FAILPOINT` says so."""
-    if _armed is None or _armed[0] != name:
+    """Kills the process here if this failpoint is set and its passage has come."""
+    if not armed(name):
         return
     global _passed
     with _lock:
         _passed += 1
-        if _passed == _armed[1]:
+        if _armed is not None and _passed == _armed[1]:
             os.kill(os.getpid(), signal.SIGKILL)
+
+
+arm(os.environ.get("DQK_FAILPOINT"))

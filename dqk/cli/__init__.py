@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from dqk.cli import gram, predict, reproduce, train
+from dqk.cli import gram, predict, reproduce, store, train
 from dqk.cli.output import exit_code, report
 from dqk.errors import DQKError
 
@@ -23,6 +23,7 @@ app = typer.Typer(
 )
 app.add_typer(train.app)
 app.add_typer(reproduce.app)
+app.add_typer(store.app)
 predict.register(app)
 gram.register(app)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -134,7 +134,7 @@ class Comparison:
 
 
 def compare(a: str | os.PathLike[str], b: str | os.PathLike[str]) -> Comparison:
-    """Compares two complete matrices block by block; sides of tiles may differ.
+    """Compares two complete matrices tile by tile; sides of tiles may differ.
 
     Raises:
         StoreError: if one of them is no store, incomplete or damaged.
@@ -147,20 +147,27 @@ def compare(a: str | os.PathLike[str], b: str | os.PathLike[str]) -> Comparison:
         raise InvalidInputError(
             f"{a} has shape {first.shape} and {b} {second.shape}; only equal shapes can be compared"
         )
-    worst, place, values, differing = 0.0, None, None, 0
-    for row in range(first.grid.blocks[0]):
-        top, bottom = first.grid.span(row, 0)
-        x, y = first.band(row).astype(float), second[top:bottom].astype(float)
-        apart = x != y
-        if not apart.any():
-            continue
-        differing += int(apart.sum())
-        with np.errstate(invalid="ignore"):
-            difference = np.where(apart, np.abs(x - y), 0.0)
-        difference[np.isnan(difference)] = math.inf
-        at = np.unravel_index(int(difference.argmax()), difference.shape)
-        if place is None or difference[at] > worst:
-            worst, place = float(difference[at]), (top + int(at[0]), int(at[1]))
-            values = float(x[at]), float(y[at])
-    row_, column = place if place is not None else (None, None)
-    return Comparison(worst, row_, column, values, differing)
+    worst = Comparison(0.0, None, None, None, 0)
+    differing = 0
+    rows, columns = first.grid.blocks
+    for tile in ((r, c) for r in range(rows) for c in range(columns)):
+        found = _compare_tile(first, second, tile)
+        differing += found.differing
+        if found.differing and (worst.row is None or found.max_difference > worst.max_difference):
+            worst = found
+    return replace(worst, differing=differing)
+
+
+def _compare_tile(first: StoredGram, second: StoredGram, tile: Tile) -> Comparison:
+    area = first.grid.span(tile[0], 0), first.grid.span(tile[1], 1)
+    same = first.grid.side == second.grid.side
+    x = first.tile(*tile).astype(float)
+    y = (second.tile(*tile) if same else second[slice(*area[0]), slice(*area[1])]).astype(float)
+    apart = x != y
+    with np.errstate(invalid="ignore"):
+        difference = np.where(apart, np.abs(x - y), 0.0)
+    difference[np.isnan(difference)] = math.inf
+    row, column = map(int, np.unravel_index(int(difference.argmax()), difference.shape))
+    values = float(x[row, column]), float(y[row, column])
+    place = area[0][0] + row, area[1][0] + column
+    return Comparison(float(difference[row, column]), *place, values, int(apart.sum()))
