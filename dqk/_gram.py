@@ -164,6 +164,8 @@ def gram(
     if y is not None and y.dtype != x.dtype:
         wider = torch.promote_types(x.dtype, y.dtype)
         x, y = x.to(wider), y.to(wider)
+    if store is not None and any(samples is not None and samples.requires_grad for samples in (x, y)):
+        raise UnsupportedError("a stored matrix is not differentiable; detach the samples, or leave out store")
     observers = _observers(progress)
     if store is None and shots is None and executor in (None, "inline") and isinstance(progress, bool):
         engine: Any = _InlineEngine(progress)

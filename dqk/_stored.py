@@ -21,7 +21,6 @@ from torch import Tensor
 from dqk._pooled import Executor, Job, TileWork, digest_of, shipped
 from dqk._run import Observer, run
 from dqk.cluster import Arrays, Worker, WorkerPool
-from dqk.errors import UnsupportedError
 from dqk.scheduler import Plan, Policy
 from dqk.store import Fingerprint, GramStore, StoredGram
 
@@ -59,13 +58,7 @@ def stored_fidelity(
 
     Raises:
         StoreError: if the store belongs to another problem, is damaged or in use, or cannot be written.
-        UnsupportedError: if gradients are asked for.
     """
-    if any(angles is not None and angles.requires_grad for angles in (ax, ay, shared)):
-        raise UnsupportedError(
-            "a stored matrix is not differentiable, and the samples or the kernel's parameters require gradients; detach them, or "
-            "leave out store"
-        )
     arrays = job.arrays(ax, ay, shared)
     digest = digest_of(arrays)
     fingerprint = Fingerprint.of(

@@ -1,0 +1,198 @@
+"""Kernel matrices on pools of workers, here threads: the bits of the inline path, gradients, failures, shots and stores."""
+
+import numpy as np
+import pytest
+import torch
+
+import dqk._task
+from dqk import FidelityKernel, ProjectedKernel, gram
+from dqk.cluster import InlinePool
+from dqk.errors import InvalidInputError, TileError, UnsupportedError
+from dqk.kernels.feature_maps import qklstm_feature_map, reuploading_feature_map, zz_feature_map
+
+RANDOM = np.random.default_rng(7)
+MAPS = {
+    "product": qklstm_feature_map(3),
+    "reuploading": reuploading_feature_map(3),
+    "shared": reuploading_feature_map(3, layers=2, trainable="rotations"),
+}
+
+
+def samples(n, d=3):
+    return RANDOM.uniform(-1.2, 1.2, (n, d))
+
+
+@pytest.fixture(params=[1, 2])
+def pool(request):
+    with InlinePool(request.param) as pool:
+        yield pool
+
+
+@pytest.mark.parametrize("name", MAPS)
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_a_pool_computes_the_bits_of_the_inline_path(name, dtype, pool):
+    kernel, x, y = FidelityKernel(MAPS[name]), samples(300).astype(dtype), samples(150).astype(dtype)
+    assert np.array_equal(gram(kernel, x, executor=pool), kernel(x))
+    assert np.array_equal(gram(kernel, x, y, executor=pool), kernel(x, y))
+    assert np.array_equal(gram(kernel, x, y, executor=pool, log=True), gram(kernel, x, y, log=True))
+
+
+@pytest.mark.parametrize("name", MAPS)
+def test_gradients_are_those_of_the_reference_backend(name, pool):
+    x, y = (torch.from_numpy(samples(n)) for n in (140, 130))
+    weights = torch.from_numpy(RANDOM.normal(size=(140, 140)))
+    for other, log in ((None, False), (y, False), (y, True)):
+        found, expected = (
+            _gradients(FidelityKernel(MAPS[name], backend=backend).double(), x, other, weights, log, executor)
+            for backend, executor in (("auto", pool), ("reference", None))
+        )
+        for ours, reference in zip(found, expected, strict=True):
+            assert torch.allclose(ours, reference, rtol=1e-9, atol=1e-10)
+
+
+def _gradients(kernel, x, y, weights, log, executor):
+    torch.manual_seed(0)
+    leaves = [x.clone().requires_grad_()] + ([] if y is None else [y.clone().requires_grad_()])
+    if kernel.params is not None:
+        with torch.no_grad():
+            kernel.params.copy_(torch.linspace(-1, 1, len(kernel.params)))
+        leaves.append(kernel.params)
+    k = gram(kernel, *leaves[: 1 if y is None else 2], executor=executor, log=log)
+    return torch.autograd.grad((k * weights[:, : k.shape[1]]).sum(), leaves)
+
+
+def test_a_gradient_that_nobody_asks_for_costs_no_strips(pool, monkeypatch):
+    asked = []
+    strip = dqk._task._Job.strip
+    monkeypatch.setattr(
+        dqk._task._Job, "strip", lambda job, which, *rest: (asked.append(which), strip(job, which, *rest))[1]
+    )
+    x, y = torch.from_numpy(samples(140)), torch.from_numpy(samples(10)).requires_grad_()
+    gram(FidelityKernel(MAPS["reuploading"]), x, y, executor=pool).sum().backward()
+    assert asked == ["columns"]
+
+
+def test_a_second_derivative_is_refused(pool):
+    x = torch.from_numpy(samples(10)).requires_grad_()
+    (first,) = torch.autograd.grad(gram(FidelityKernel(MAPS["product"]), x, executor=pool).sum(), x, create_graph=True)
+    with pytest.raises(UnsupportedError):
+        first.sum().backward()
+
+
+def test_a_tile_that_fails_once_is_tried_again(pool, monkeypatch):
+    failures = iter([RuntimeError("a cosmic ray")])
+    _break_tile(monkeypatch, (0, 1), lambda: next(failures, None))
+    kernel, x = FidelityKernel(MAPS["reuploading"]), samples(300)
+    expected = kernel(x)
+    assert np.array_equal(gram(kernel, x, executor=pool), expected)
+    assert next(failures, None) is None  # it did fail
+
+
+def test_a_tile_that_always_fails_is_named_with_its_cause_and_the_rest_is_stored(pool, monkeypatch, tmp_path):
+    _break_tile(monkeypatch, (0, 1), lambda: RuntimeError("rotten"))
+    kernel, x = FidelityKernel(MAPS["reuploading"]), samples(300)
+    with pytest.raises(TileError, match=r"1 of 6 tiles failed.*RuntimeError: rotten"):
+        gram(kernel, x, executor=pool, store=tmp_path / "K.zarr")
+    monkeypatch.undo()
+    computed = []
+    tile = dqk._task._Job.tile
+    monkeypatch.setattr(dqk._task._Job, "tile", lambda job, *place: (computed.append(place), tile(job, *place))[1])
+    assert np.array_equal(gram(kernel, x, executor=pool, store=tmp_path / "K.zarr"), kernel(x))
+    assert computed == [(0, 1)]
+
+
+def _break_tile(monkeypatch, place, error):
+    tile = dqk._task._Job.tile
+
+    def broken(job, *asked):
+        found = error() if asked == place else None
+        if found is not None:
+            raise found
+        return tile(job, *asked)
+
+    monkeypatch.setattr(dqk._task._Job, "tile", broken)
+
+
+def test_shots_are_binomial_and_agree_everywhere():
+    x, shots = samples(200), 400
+    exact = FidelityKernel(MAPS["reuploading"])(x)
+    kernel = FidelityKernel(MAPS["reuploading"], shots=shots)
+    found = []
+    for threads in (1, 2):
+        with InlinePool(threads) as pool:
+            found.append(gram(kernel, x, executor=pool, seed=3))
+    assert np.array_equal(*found)
+    assert not np.array_equal(found[0], gram(kernel, x, seed=4))
+    assert np.array_equal(found[0], found[0].T) and np.array_equal(np.diag(found[0]), np.ones(200))
+    above = np.triu(shots * exact * (1 - exact) > 5, 1)
+    k, p = found[0][above] * shots, exact[above]
+    assert np.allclose(k, np.round(k), rtol=0, atol=1e-9) and len(k) > 10000
+    scores = (k - shots * p) / np.sqrt(shots * p * (1 - p))
+    # Of so many independent scores the mean is within 5 / sqrt(10000), the mean square within about 5 sqrt(2.2 / 10000) of 1.
+    assert abs(scores.mean()) < 0.05 and abs((scores**2).mean() - 1) < 0.075
+
+
+def test_rectangular_stores_and_growth(tmp_path):
+    kernel, x, y = FidelityKernel(MAPS["product"]), samples(300), samples(260)
+    for n, m in ((150, 260), (300, 260)):
+        found = gram(kernel, x[:n], y[:m], store=tmp_path / "K.zarr")
+        assert np.array_equal(found, kernel(x[:n], y[:m]))
+
+
+def test_shards_of_a_store_make_the_whole(tmp_path):
+    from dqk._stored import Destination
+
+    kernel, x = FidelityKernel(MAPS["reuploading"]), samples(400)
+    for i in (3, 1, 2):
+        found = gram(kernel, x, store=Destination(tmp_path / "K.zarr", shard=(i, 3)))
+        assert (found.digest is None) == (i != 2)
+    assert np.array_equal(found, kernel(x))
+    assert found.digest == gram(kernel, x, store=tmp_path / "whole.zarr").digest
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda k, x: gram(k, x, executor=InlinePool(1)), InvalidInputError, "the inline pool is not open"),
+        (lambda k, x: gram(k, x, executor=3), InvalidInputError, "executor is 3, expected a name"),
+        (lambda k, x: gram(k, x, executor="rya"), InvalidInputError, "did you mean 'ray'"),
+        (
+            lambda k, x: gram(k, torch.from_numpy(x).requires_grad_(), store="K.zarr"),
+            UnsupportedError,
+            "not differentiable",
+        ),
+        (
+            lambda k, x: gram(ProjectedKernel(k.feature_map), x, store="K.zarr"),
+            UnsupportedError,
+            "once, in this process",
+        ),
+        (
+            lambda k, x: gram(FidelityKernel(k.feature_map, shots=9), torch.from_numpy(x).requires_grad_()),
+            UnsupportedError,
+            "shots cannot be differentiated",
+        ),
+        (
+            lambda k, x: gram(FidelityKernel(k.feature_map, shots=9), x, log=True),
+            UnsupportedError,
+            "log=True with shots",
+        ),
+        (
+            lambda k, x: gram(FidelityKernel(k.feature_map, shots=9), x, store="K.zarr"),
+            InvalidInputError,
+            "needs a seed=",
+        ),
+        (lambda k, x: gram(FidelityKernel(k.feature_map, shots=9), x, seed=-1), InvalidInputError, "seed is -1"),
+    ],
+)
+def test_what_cannot_be_is_said(call, error, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(error, match=message):
+        call(FidelityKernel(zz_feature_map(2)), samples(5, 2))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_backend_object_does_not_travel():
+    from dqk.backends.statevector import StatevectorBackend
+
+    with InlinePool(1) as pool, pytest.raises(UnsupportedError, match="workers open a backend by its name"):
+        gram(FidelityKernel(zz_feature_map(2), backend=StatevectorBackend()), samples(5, 2), executor=pool)
