@@ -75,12 +75,8 @@ class ProcessPool(WorkerPool):
         self._wanted = workers if workers is not None else max(1, cpu_threads() // threads)
         self._slots = threads
         self._members: dict[str, _Process] = {}
-        self._arrays: dict[
-            str, int
-        ] = {}  # descriptors of memory without a name: nothing is left behind, whatever happens
-        self._selector = selectors.DefaultSelector()
-        self._started = 0
-        self._replacements = _REPLACEMENTS_PER_WORKER * self._wanted
+        self._arrays: dict[str, int] = {}  # descriptors of memory without a name: no crash can leave any behind
+        self._launched = 0
         self._last_cause = "was never started"
 
     def start(self) -> None:
@@ -92,6 +88,8 @@ class ProcessPool(WorkerPool):
         """
         if sys.platform != "linux":
             raise UnsupportedError(f"executor 'processes' needs Linux, this is {sys.platform}; use executor='inline'")
+        self._selector = selectors.DefaultSelector()
+        self._replacements = _REPLACEMENTS_PER_WORKER * self._wanted
         for rank in range(self._wanted):
             self._launch(rank)
 
@@ -121,8 +119,8 @@ class ProcessPool(WorkerPool):
             theirs.close()
         with contextlib.suppress(ProcessLookupError):  # it has ended already, as `poll` will find
             os.sched_setaffinity(process.pid, cpu_share(rank, self._wanted))
-        worker = Worker(f"process-{self._started}", self._slots, socket.gethostname())
-        self._started += 1
+        worker = Worker(f"process-{self._launched}", self._slots, socket.gethostname())
+        self._launched += 1
         member = self._members[worker.id] = _Process(worker, rank, process, Channel(ours))
         self._selector.register(member.channel, selectors.EVENT_READ, member)
         for digest, descriptor in self._arrays.items():
@@ -172,7 +170,7 @@ class ProcessPool(WorkerPool):
         while not events:
             if not self._members:
                 raise ClusterError(
-                    f"no worker process is left: the last one {self._last_cause}; {self._started} were started in all"
+                    f"no worker process is left: the last one {self._last_cause}; {self._launched} were started in all"
                 )
             left = deadline - time.monotonic()
             for key, _ in self._selector.select(max(0.0, left)):
@@ -230,3 +228,5 @@ class ProcessPool(WorkerPool):
             member.end(max(0.0, deadline - time.monotonic()) if member.joined else 0.0)
         for digest in list(self._arrays):
             self.drop(digest)
+        if self._launched:
+            self._selector.close()
