@@ -274,16 +274,16 @@ class Dispatch:
         if not idle:
             return
         least_s = self._least_s
-        open_tickets = [t for t in self._crew.in_flight() if t.worker.suspect != t.number and self._copyable(t)]
+        open_tickets = [t for t in self._crew.in_flight() if self._copyable(t)]
         open_tickets.sort(key=lambda ticket: (ticket.expected_end(now, least_s), ticket.number))
         for worker in idle:
             for ticket in reversed(open_tickets if worker.free_slots > 0 else []):
                 items = self._copyable(ticket)
                 if ticket.started is not None:  # its worker has probably begun at the front
                     items = items[len(items) // 2 :]
-                alone_s = self._seconds(items) * worker.ratio
                 if not items or worker is ticket.worker:
                     continue
+                alone_s = self._seconds(items) * worker.ratio
                 if ticket.expected_end(now, least_s) - now > alone_s:
                     self.statistics.hedged += len(items)
                     self._assign(worker, items, now, actions)
@@ -294,5 +294,9 @@ class Dispatch:
                     self._hedge_at = min(self._hedge_at, when)
 
     def _copyable(self, ticket: Ticket) -> tuple[int, ...]:
-        """Open items of an assignment of which no second copy is in flight."""
-        return tuple(i for i in sorted(ticket.left) if self._state[i] == _OPEN and self._copies[i] == 1)
+        """Open items of an assignment of which no second copy is in flight; what caused trouble before is not copied."""
+        return tuple(
+            item
+            for item in sorted(ticket.left)
+            if self._state[item] == _OPEN and self._copies[item] == 1 and item not in self._troubles
+        )
