@@ -117,7 +117,8 @@ def _measure(backend: EncodingBackend, circuit: Circuit, dtype: torch.dtype) -> 
 def _seconds(run: Callable[[], Any]) -> float:
     """The shortest of several runs: what is longer was disturbed."""
     run()
-    taken, end = [], time.perf_counter() + _VISIT_S
+    taken: list[float] = []
+    end = time.perf_counter() + _VISIT_S
     while not taken or time.perf_counter() < end:
         start = time.perf_counter()
         run()

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from dqk.cli import gram, predict, reproduce, store, train
+from dqk.cli import doctor, gram, predict, reproduce, store, train
 from dqk.cli.output import exit_code, report
 from dqk.errors import DQKError
 
@@ -26,6 +26,7 @@ app.add_typer(reproduce.app)
 app.add_typer(store.app)
 predict.register(app)
 gram.register(app)
+doctor.register(app)
 
 
 def _show_version(asked: bool) -> None:

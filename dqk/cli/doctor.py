@@ -1,0 +1,166 @@
+"""`dqk doctor`: what this machine offers, and how fast it is."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+from importlib import metadata
+from typing import Annotated, Any
+
+import typer
+
+from dqk.cli.output import print_json, stderr, stdout, table
+
+_MIB = 2**20
+_PROBE_S = 30
+_MPI_LIBRARY = "import mpi4py; mpi4py.rc.initialize = False; from mpi4py import MPI; print(MPI.Get_library_version())"
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command to the program."""
+    app.command(epilog="Example: dqk doctor --calibrate")(doctor)
+
+
+def doctor(
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="Measure the backends and keep the cost model; some seconds.")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Show what this machine offers: threads, memory, backends, executors, GPUs, and the cost model in force.
+
+    The cost model sizes messages to workers and recognises workers that hang. No result depends on it.
+    """
+    if calibrate:
+        from dqk import _calibration
+
+        console = stderr()
+        model = _calibration.calibrate(lambda what: console.print(f"measuring {what}", markup=False))
+        console.print(f"cost model: {_calibration.save(model)}", markup=False, soft_wrap=True)
+    found = _found()
+    if json:
+        print_json(found)
+        return
+    shown = table("what", "here")
+    for name, here in _rows(found):
+        shown.add_row(name, here)
+    stdout().print(shown, markup=False)
+
+
+def _found() -> dict[str, Any]:
+    from dqk import __version__
+    from dqk._calibration import cost_model, model_file
+    from dqk._resources import available_memory, cpu_threads, memory_bound
+    from dqk.cluster.resources import visible_gpus
+    from dqk.scheduler import CostModel
+
+    model = cost_model()
+    return {
+        "dqk": __version__,
+        "python": platform.python_version(),
+        "node": platform.node(),
+        "threads": cpu_threads(),
+        "memory_available_mib": available_memory() // _MIB,
+        "memory_bound_mib": memory_bound() // _MIB,
+        "blas": _blas(),
+        "gpus": list(visible_gpus()),
+        "torch_cuda": _torch_cuda(),
+        "backends": _backends(),
+        "executors": {"inline": {"available": True}, "processes": {"available": True}, "ray": _ray(), "mpi": _mpi()},
+        "cost_model": {
+            "measured": model != CostModel(),
+            "file": str(model_file()),
+            "rates": model.to_dict(),
+        },
+    }
+
+
+def _blas() -> list[str]:
+    """Libraries and the processor that each of them takes this one for: digests agree within such a class."""
+    import numpy  # noqa: F401  # loads the library
+    from threadpoolctl import threadpool_info
+
+    libraries = [info for info in threadpool_info() if info["user_api"] == "blas"]
+    return sorted(
+        {" ".join(filter(None, map(info.get, ("internal_api", "version", "architecture")))) for info in libraries}
+    )
+
+
+def _torch_cuda() -> bool:
+    import torch
+
+    return bool(torch.cuda.is_available())
+
+
+def _backends() -> dict[str, dict[str, Any]]:
+    from dqk.backends.resolve import available, resolve
+    from dqk.circuit import Circuit
+    from dqk.errors import DQKError
+
+    found: dict[str, dict[str, Any]] = {}
+    for name in sorted(available()):
+        try:
+            found[name] = {"available": True, "device": resolve(name, Circuit(1, ())).capabilities.device}
+        except (DQKError, ImportError, OSError) as error:
+            found[name] = {"available": False, "why": str(error)}
+    return found
+
+
+def _ray() -> dict[str, Any]:
+    version = _version("ray")
+    if version is None:
+        return {"available": False, "why": "not installed: pip install 'dqk[ray]'"}
+    return {"available": True, "version": version, "address": os.environ.get("RAY_ADDRESS")}
+
+
+def _mpi() -> dict[str, Any]:
+    version = _version("mpi4py")
+    if version is None:
+        why = "not installed: pip install 'dqk[mpi]' with the MPI module of a cluster, 'dqk[mpi-local]' on a laptop"
+        return {"available": False, "why": why}
+    # In a process of its own: an MPI library that does not fit the launcher may end the process that loads it.
+    command = [sys.executable, "-c", _MPI_LIBRARY]
+    try:
+        probe = subprocess.run(command, capture_output=True, text=True, timeout=_PROBE_S)
+    except subprocess.TimeoutExpired:
+        return {"available": False, "version": version, "why": f"the MPI library did not load within {_PROBE_S} s"}
+    if probe.returncode != 0:
+        why = (probe.stderr.strip().splitlines() or [f"loading the MPI library ended with {probe.returncode}"])[-1]
+        return {"available": False, "version": version, "why": why}
+    library = " ".join(probe.stdout.replace("\0", "").split("\n")[0].split())
+    return {"available": True, "version": version, "library": library}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _rows(found: dict[str, Any]) -> list[tuple[str, str]]:
+    rows = [
+        ("dqk", f"{found['dqk']} on Python {found['python']}, node {found['node']}"),
+        ("threads", f"{found['threads']} (affinity mask and cgroup, or DQK_THREADS)"),
+        (
+            "memory",
+            f"{found['memory_bound_mib']:,} MiB for states and tiles (DQK_MEMORY_MIB, or half of what is free: "
+            f"{found['memory_available_mib']:,} MiB)",
+        ),
+        ("BLAS", "; ".join(found["blas"])),
+        (
+            "GPUs",
+            f"{', '.join(found['gpus']) or 'none'}; torch {'sees' if found['torch_cuda'] else 'sees no'} CUDA device",
+        ),
+    ]
+    for kind in ("backends", "executors"):
+        for name, about in found[kind].items():
+            details = ", ".join(
+                f"{key} {value}" for key, value in about.items() if key not in ("available", "why") and value
+            )
+            rows.append((f"{kind[:-1]} {name}", f"NO: {about['why']}" if "why" in about else details or "yes"))
+    model = found["cost_model"]
+    in_force = model["file"] if model["measured"] else "defaults; `dqk doctor --calibrate` measures this machine"
+    return [*rows, ("cost model", in_force)]
