@@ -1,0 +1,104 @@
+"""One matrix, the same bits: every executor, every number of workers, killed and resumed, exact and sampled."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from dqk import FidelityKernel, gram
+from dqk.cluster import InlinePool, open_pool
+from dqk.kernels.feature_maps import reuploading_feature_map
+from tests.requirements import mpiexec, require
+
+N, QUBITS = 420, 5
+CASES = {"exact": [], "sampled": ["--shots", "100", "--seed", "5"]}
+
+
+@pytest.fixture(scope="module")
+def samples():
+    return np.random.default_rng(1).uniform(-1.2, 1.2, (N, QUBITS))
+
+
+@pytest.fixture(scope="module")
+def expected(samples):
+    """Of the threads of this process, by case; the exact one is the plain path's."""
+    found = {}
+    for case in CASES:
+        kernel = FidelityKernel(reuploading_feature_map(QUBITS), shots=100 if case == "sampled" else None)
+        with InlinePool(1) as pool:
+            found[case] = gram(kernel, samples, executor=pool, seed=5 if case == "sampled" else None)
+    assert np.array_equal(found["exact"], FidelityKernel(reuploading_feature_map(QUBITS))(samples))
+    return found
+
+
+def check(pool, samples, expected):
+    for case, values in expected.items():
+        kernel = FidelityKernel(reuploading_feature_map(QUBITS), shots=100 if case == "sampled" else None)
+        found = gram(kernel, samples, executor=pool, seed=5 if case == "sampled" else None)
+        assert np.array_equal(found, values), case
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_processes(workers, samples, expected):
+    with open_pool("processes", workers) as pool:
+        check(pool, samples, expected)
+
+
+def test_ray(samples, expected, ray_cluster):
+    for workers in (1, 2, 3):
+        with open_pool("ray", workers) as pool:
+            check(pool, samples, expected)
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 4])
+def test_mpi(ranks, samples, expected, tmp_path):
+    require("mpi")
+    np.save(tmp_path / "X.npy", samples)
+    for case, options in CASES.items():
+        run = ["-n", str(ranks), sys.executable, "-m", "mpi4py", "-m", "dqk", *command(tmp_path, case, "mpi"), *options]
+        document = json.loads(subprocess.run([mpiexec(), *run], **captured()).stdout)
+        assert np.array_equal(np.load(tmp_path / f"{case}.npy"), expected[case])
+        assert len(document["workers"]) == ranks
+
+
+def command(folder, case, executor, out="npy"):
+    return [
+        *("gram", str(folder / "X.npy"), "--feature-map", "reuploading", "-o", str(folder / f"{case}.{out}")),
+        *("--executor", executor, "--json"),
+    ]
+
+
+def captured(**environment):
+    """Arguments of subprocess.run; what the test runner sets for itself does not reach the program."""
+    return {"capture_output": True, "text": True, "timeout": 240, "env": {**os.environ, **environment}}
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(("executor", "point"), [("inline", "after_chunk:5"), ("processes", "after_line:2")])
+def test_killed_and_resumed(executor, point, samples, expected, tmp_path):
+    np.save(tmp_path / "X.npy", samples)
+    program = [sys.executable, "-m", "dqk", *command(tmp_path, "exact", executor, "zarr")]
+    first = subprocess.run(program, **captured(DQK_FAILPOINT=point))
+    if executor == "inline":
+        assert first.returncode == -signal.SIGKILL
+    second = json.loads(subprocess.run([*program, "--resume"], **captured()).stdout)
+    third = json.loads(subprocess.run([*program, "--resume"], **captured()).stdout)
+    assert second["digest"] == third["digest"] and third["computed"] == 0
+    from dqk.store import StoredGram
+
+    assert np.array_equal(StoredGram(tmp_path / "exact.zarr"), expected["exact"])
+
+
+def test_another_blas_is_another_class_but_agrees_with_itself(samples, tmp_path):
+    """Of BLAS tiles (`reference`), whose bits change with the core; workers still agree with each other."""
+    np.save(tmp_path / "X.npy", samples[:200])
+    digests = set()
+    for case, executor in (("a", "inline"), ("b", "processes")):
+        program = [sys.executable, "-m", "dqk", *command(tmp_path, case, executor), "--backend", "reference"]
+        done = subprocess.run(program, **captured(OPENBLAS_CORETYPE="Haswell"))
+        digests.add(json.loads(done.stdout)["digest"])
+    assert len(digests) == 1
