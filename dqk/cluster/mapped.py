@@ -32,7 +32,11 @@ def write_arrays(stream: BinaryIO, arrays: Arrays) -> None:
 
 def map_arrays(descriptor: int) -> dict[str, np.ndarray]:
     """The arrays of a file, read-only, without reading it; the descriptor may be closed and the file removed."""
-    memory = mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
+    return read_arrays(mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ))
+
+
+def read_arrays(memory: bytes | mmap.mmap) -> dict[str, np.ndarray]:
+    """The arrays of what `write_arrays` wrote, as views of it."""
     start = _SIZE_BYTES + int.from_bytes(memory[:_SIZE_BYTES], "little")
     contents = json.loads(memory[_SIZE_BYTES:start])
     return {name: np.ndarray(shape, dtype, memory, start + offset) for name, dtype, shape, offset in contents}

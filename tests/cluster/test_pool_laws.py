@@ -1,16 +1,33 @@
 """The laws of worker pools over the pools that need nothing but this machine."""
 
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
+from multiprocessing import get_context
 
 import pytest
 
+from dqk.cluster.executor import from_executor
 from dqk.cluster.inline import InlinePool
 from dqk.cluster.processes import ProcessPool
 from dqk.testing import POOL_LAWS, Law, PoolSubject, check_pool
 
-POOLS: dict[str, Callable[[], PoolSubject]] = {
+
+@contextmanager
+def foreign(executor: Executor) -> Iterator[PoolSubject]:
+    """An executor whose two workers run."""
+    with executor, PoolSubject(lambda n: from_executor(executor, n), anonymous=True) as subject:
+        list(executor.map(time.sleep, [0.5, 0.5]))
+        yield subject
+
+
+POOLS: dict[str, Callable[[], AbstractContextManager[PoolSubject]]] = {
     "inline": lambda: PoolSubject(InlinePool),
     "processes": lambda: PoolSubject(ProcessPool, owns_processes=True, can_kill=True, replaces=True),
+    "threads of an executor": lambda: foreign(ThreadPoolExecutor(2)),
+    "forked processes of an executor": lambda: foreign(ProcessPoolExecutor(2, get_context("fork"))),
+    "fresh processes of an executor": lambda: foreign(ProcessPoolExecutor(2, get_context("spawn"))),
 }
 
 
@@ -26,7 +43,7 @@ def test_pool(subject: PoolSubject, law: Law) -> None:
     if law.applies(subject):
         law(subject)
     else:
-        assert isinstance(subject.make(1), InlinePool)
+        assert not isinstance(subject.make(1), ProcessPool)
 
 
 def test_check_pool_runs_every_law_that_binds() -> None:
