@@ -11,17 +11,18 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 # Further arguments: PIP_ARGS for every `pip install` (such as the index of torch's CPU builds, which spare a machine
-# without a GPU some gigabytes), PYTEST_ARGS for pytest, DEMO_ARGS for the demo's training run.
+# without a GPU some gigabytes), PYTEST_ARGS for pytest, DEMO_ARGS for the demo's training run, SOAK_ARGS for the kills.
 PIP_ARGS ?=
 PYTEST_ARGS ?=
 DEMO_ARGS ?=
-BENCHMARKS ?= benchmarks/gram.py benchmarks/qklstm_step.py
+SOAK_ARGS ?=
+BENCHMARKS ?= benchmarks/gram.py benchmarks/qklstm_step.py benchmarks/store.py
 
 step = @printf '\n==> %s\n' "$(1)"
 pip_install = $(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt $(PIP_ARGS)
 
 # --- jobs ------------------------------------------------------------------------------------------------------------
-.PHONY: help demo test lint format bench clean distclean same-python
+.PHONY: help demo test lint format bench soak clean distclean same-python
 
 help: ## list the commands
 	@printf 'usage: make COMMAND   (another interpreter: PYTHON=python3.12 make COMMAND)\n\n'
@@ -51,6 +52,9 @@ format: $(VENV)/.installed-dev ## rewrite the sources in the project's format
 
 bench: $(VENV)/.installed-bench ## measure dqk against other programs, in the same run
 	@for file in $(BENCHMARKS); do printf '\n==> %s\n' "$$file"; $(BIN)/python "$$file"; done
+
+soak: $(VENV)/.installed-dev ## kill what writes to a store 200 times, at random, and check what is left (SOAK_ARGS)
+	@$(BIN)/python -m tests.soak $(SOAK_ARGS)
 
 clean: ## remove caches and built packages (training runs and the environment stay)
 	@rm -rf build dist site htmlcov .coverage .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

@@ -68,7 +68,7 @@ def _text(value: Any) -> str:
     if isinstance(value, list) and all(isinstance(item, dict) for item in value):
         return "\n".join(", ".join(f"{key} {part}" for key, part in item.items()) for item in value)
     if isinstance(value, list):
-        return " x ".join(map(str, value))
+        return " x ".join(map(str, value)) or "-"
     return "-" if value is None else str(value)
 
 

@@ -31,8 +31,8 @@ class TileWriter:
     Args:
         path: the store.
         name: of the writer, for people who read the journal.
-        lease: `GramStore.lease` of the driver: every commit then checks that it still holds. Workers that outlive a killed
-            driver are so kept from writing into what the next one computes.
+        lease: `GramStore.lease` of the driver: every commit then checks that it still holds. So workers that outlive a killed
+            driver do not write into what the next one computes.
 
     Raises:
         StoreError: if there is no store.
@@ -62,7 +62,6 @@ class TileWriter:
         """
         for row, column, values in tiles:
             self._check(row, column, values)
-        self._check_lease()
         if not tiles:
             return []
         first = self.grid.where(*tiles[0][:2])
@@ -96,7 +95,7 @@ class TileWriter:
             raise StoreError(
                 f"the driver that this process works for lost its lease on {self.path}, "
                 + (f"which is now held by {found}" if found else "which nobody holds now")
-                + "; nothing was written"
+                + "; the tiles that it has just computed are dropped"
             )
 
     def _commit(self, tiles: Sequence[tuple[int, int, np.ndarray]]) -> list[str]:
@@ -113,6 +112,9 @@ class TileWriter:
         for temporary, _ in moves:
             sync(temporary)
         failpoint("after_sync")
+        # Only now: whoever takes the store over clears the temporary files after it has the lease and before it computes, so
+        # from here on the files either get their names before that or are gone.
+        self._check_lease()
         self._make_folders({final.parent for _, final in moves})
         for temporary, final in moves:
             temporary.replace(final)

@@ -132,3 +132,44 @@ def test_a_full_disk(tmp_path: Path) -> None:
             assert store.digest() == compute(tmp_path / "whole.zarr", 61)
     finally:
         subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_everything_is_durable_before_it_is_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a kill cannot show and a loss of power does: each fsync is there, and before the step that relies on it."""
+    path, ax = tmp_path / "K.zarr", angles(13)
+    events: list[tuple[str, str]] = []
+    fsync, write, rename = os.fsync, os.write, Path.replace
+
+    def named(descriptor: int) -> str:
+        return str(Path(os.readlink(f"/proc/self/fd/{descriptor}")).relative_to(path))
+
+    def recorded_fsync(descriptor: int) -> None:
+        fsync(descriptor)
+        events.append(("sync", named(descriptor)))
+
+    def recorded_write(descriptor: int, data: bytes) -> int:
+        events.append(("write", named(descriptor)))
+        return write(descriptor, data)
+
+    def recorded_rename(source: Path, target: Path) -> Path:
+        events.append(("name", f"{source.relative_to(path)} {target.relative_to(path)}"))
+        return rename(source, target)
+
+    with GramStore.open(path, fingerprint(ax)) as store:
+        monkeypatch.setattr(os, "fsync", recorded_fsync)
+        monkeypatch.setattr(os, "write", recorded_write)
+        monkeypatch.setattr(Path, "replace", recorded_rename)
+        fill(store, matrix(ax), group=3)
+        monkeypatch.undo()
+    names = [what.split() for step, what in events if step == "name"]
+    assert sorted(target for _, target in names) == ["c/0/0", "c/0/1", "c/1/0", "c/1/1"]
+    listed = next(n for n, (step, what) in enumerate(events) if step == "write" and what.startswith("journal/"))
+    journal = events[listed][1]
+    for source, target in names:
+        steps = [("write", source), ("sync", source), ("name", f"{source} {target}")]
+        places = [events.index(step) for step in steps]
+        durable = max(n for n, event in enumerate(events) if event == ("sync", str(Path(target).parent)))
+        assert places == sorted(places) and places[-1] < durable < listed
+    assert ("sync", "c") in events[:listed]  # the new folders' own names
+    assert ("sync", "journal") in events[:listed]
+    assert events[-1] == ("sync", journal)
