@@ -57,7 +57,7 @@ class MPSBackend(EncodingBackend):
         self.check_supported(circuit)
         arrays = contiguous(angles), contiguous(shared)
         out = np.empty((circuit.n_qubits, 3, len(angles)), arrays[0].dtype)
-        encode_bloch(*_rotations(circuit, out.dtype), *arrays, out)
+        encode_bloch(*rotations(circuit, out.dtype), *arrays, out)
         return torch.from_numpy(out)
 
     def encode_vjp(
@@ -69,7 +69,7 @@ class MPSBackend(EncodingBackend):
         arrays = contiguous(angles), contiguous(shared)
         out = zeros(arrays[0]), zeros(arrays[1])
         states = contiguous(encoded).copy(), contiguous(cotangent).copy()
-        sweep_bloch(*_rotations(circuit, arrays[0].dtype), *arrays, *states, *out)
+        sweep_bloch(*rotations(circuit, arrays[0].dtype), *arrays, *states, *out)
         return torch.from_numpy(out[0]), torch.from_numpy(out[1])
 
     def overlap(self, a: Tensor, b: Tensor) -> Tensor:
@@ -131,7 +131,7 @@ def _pair(a: Tensor, b: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 @lru_cache(maxsize=128)
-def _rotations(circuit: Circuit, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def rotations(circuit: Circuit, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The gates as rotations of Bloch vectors, see `encode_bloch`."""
     gates: list[tuple[int, ...]] = []
     factors: list[float] = []

@@ -13,8 +13,10 @@ from torch import Tensor, nn
 from dqk.backends import EncodingBackend, autograd, resolve
 from dqk.circuit import simplify_for_fidelity
 from dqk.kernels import FeatureMap
+from dqk.nn.compiled import plan_of, run_compiled, why_not
 from dqk.nn.evaluation import KernelValues, against_references
 from dqk.nn.fused import FusedPlan, run_fused
+from dqk.nn.layout import Layout
 from dqk.nn.options import QKOptions
 from dqk.nn.recurrent import GateCell, Step
 
@@ -40,7 +42,8 @@ class QKCell(GateCell):
         params: trainable parameters of the feature map, shape (copies, n_params); None if it has none.
         alpha: shape (gates, N, H); one gate if the readout is shared, one hidden unit if it is scalar.
         gate_bias: b_g, shape (gates, H), or (gates, 1) if the readout is scalar; None without bias.
-        fused: whether all time steps make one autograd node, see `dqk.nn.fused`.
+        plan: how compiled code runs the cell, see `dqk.nn.compiled`; None if it does not.
+        fused: whether all time steps make one autograd node in torch, see `dqk.nn.fused`.
     """
 
     references: Tensor
@@ -82,6 +85,7 @@ class QKCell(GateCell):
         self.alpha = nn.Parameter(torch.empty(gates, count, units, **place))
         self.gate_bias = nn.Parameter(torch.empty(gates, units, **place)) if bias else None
         self.fused = not self._apart and isinstance(self.backend, EncodingBackend) and is_affine(self.feature_map)
+        self.plan = None if why_not(self) else plan_of(self)
         self.reset_parameters()
         if training_inputs is not None:
             self._adopt(training_inputs)
@@ -143,11 +147,27 @@ class QKCell(GateCell):
         return projected, lambda x, h: gates(torch.addmm(x, h, hidden.t()), len(h))
 
     def run(
+        self, x: Tensor, layout: Layout, h0: Tensor | None, c0: Tensor | None, reverse: bool, check: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """In compiled code where that applies, see `dqk.nn.compiled`."""
+        if self.plan is None or x.device.type != "cpu":
+            return super().run(x, layout, h0, c0, reverse, check)
+        linear = self.projection
+        weight, offset = (None, None) if linear is None else (linear.weight, linear.bias)
+        tensors = x, h0, c0, weight, offset, self.references, self.params, self.alpha, self.gate_bias
+        return run_compiled(self.plan, layout, reverse, check, *tensors)
+
+    @property
+    def weight(self) -> Tensor:
+        """A parameter that shows dtype and device."""
+        return self.alpha
+
+    def run_rows(
         self, inputs: Tensor, batch_sizes: Sequence[int], h0: Tensor, c0: Tensor, reverse: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Fused where that applies; see `GateCell.run`."""
+        """As one autograd node where that applies, see `dqk.nn.fused`."""
         if not self.fused:
-            return super().run(inputs, batch_sizes, h0, c0, reverse)
+            return super().run_rows(inputs, batch_sizes, h0, c0, reverse)
         backend: EncodingBackend = self.backend  # type: ignore[assignment]
         params = None if self.params is None else self.params[0]
         references, shared = self.feature_map.angles(self._placed_references(), params)

@@ -69,6 +69,11 @@ class VariationalCell(GateCell):
         self.readout = nn.Linear(n_qubits, hidden_size, bias=bias, **place)
         self.reset_parameters()
 
+    @property
+    def weight(self) -> Tensor:
+        """A parameter that shows dtype and device."""
+        return self.weights
+
     @torch.no_grad()
     def reset_parameters(self) -> None:
         """The linear maps as `nn.Linear` draws them, the circuits' angles uniform in (-pi, pi)."""

@@ -16,12 +16,21 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from dqk.errors import InvalidInputError
+from dqk.nn.layout import Layout
 
 GATES = ("forget", "input", "output", "cell")
 """The order of the gates in every tensor that has an axis for them."""
 
 Step = Callable[[Tensor, Tensor], Tensor]
 States = tuple[Tensor, Tensor]
+
+
+def require_finite(data: Tensor) -> None:
+    """Raises InvalidInputError with the place of the first number that is not finite."""
+    # A sum costs a third of isfinite().all(), and NaN and infinity always show in it.
+    if not math.isfinite(data.detach().sum()) and not torch.isfinite(data).all():
+        place = torch.nonzero(~torch.isfinite(data))[0].tolist()
+        raise InvalidInputError(f"input{place} is {data[tuple(place)].item()}, expected finite numbers")
 
 
 class GateCell(nn.Module, abc.ABC):
@@ -49,14 +58,45 @@ class GateCell(nn.Module, abc.ABC):
             pre-activations (4, b, H) in the order of `GATES`.
         """
 
+    @property
+    @abc.abstractmethod
+    def weight(self) -> Tensor:
+        """A parameter that shows dtype and device."""
+
     @abc.abstractmethod
     def reset_parameters(self) -> None:
         """Draws the parameters anew."""
 
     def run(
-        self, inputs: Tensor, batch_sizes: Sequence[int], h0: Tensor, c0: Tensor, reverse: bool
+        self, x: Tensor, layout: Layout, h0: Tensor | None, c0: Tensor | None, reverse: bool, check: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Runs over all time steps.
+
+        Args:
+            x: inputs, shape (..., D).
+            layout: of the inputs.
+            h0: initial hidden states, shape (1, B, H); None for zeros.
+            c0: initial cell states, likewise.
+            reverse: from the last time step to the first.
+            check: whether the inputs are a user's, who has to know if they are not finite.
+
+        Returns:
+            Outputs (..., H), laid out as the inputs, and every sequence's last hidden and cell state, (1, B, H) each.
+
+        Raises:
+            InvalidInputError: for inputs that are not finite, if asked to check.
+        """
+        if check:
+            require_finite(x)
+        zeros = x.new_zeros(layout.batch, self.hidden_size)
+        h, c = (zeros if state is None else state[0] for state in (h0, c0))
+        rows, h, c = self.run_rows(layout.to_rows(x), layout.batch_sizes, h, c, reverse)
+        return layout.from_rows(rows, x), h.unsqueeze(0), c.unsqueeze(0)
+
+    def run_rows(
+        self, inputs: Tensor, batch_sizes: Sequence[int], h0: Tensor, c0: Tensor, reverse: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Runs over all time steps, one after the other.
 
         Args:
             inputs: time steps one after another, longest sequence first, shape (S, D) with S = sum(batch_sizes).
@@ -205,45 +245,46 @@ class GatedRecurrence(nn.Module, abc.ABC):
         if input.dim() not in (2, 3):
             raise InvalidInputError(f"input has shape {tuple(input.shape)}, expected {self._expected}")
         self._check_input(input)
-        batched = input.dim() == 3
-        major = input.unsqueeze(1) if not batched else input.transpose(0, 1) if self.batch_first else input
-        n_steps, batch = major.shape[:2]
-        steps = major.reshape(-1, self.input_size)
-        output, h, c = self._layers(steps, [batch] * n_steps, *self._initial_states(hx, steps, batch, batched))
-        if not batched:
+        if input.dim() == 2:
+            h0, c0 = self._initial_states(hx, input, 1, batched=False)
+            output, h, c = self._layers(input, Layout(len(input), 1), h0, c0)
             return output, (h.squeeze(1), c.squeeze(1))
-        padded = output.view(n_steps, batch, -1)
-        return padded.transpose(0, 1) if self.batch_first else padded, (h, c)
+        first, second, _ = input.shape
+        n_steps, batch = (second, first) if self.batch_first else (first, second)
+        h0, c0 = self._initial_states(hx, input, batch, batched=True)
+        output, h, c = self._layers(input, Layout(n_steps, batch, self.batch_first), h0, c0)
+        return output, (h, c)
 
     def _run_packed(self, input: PackedSequence, hx: States | None) -> tuple[PackedSequence, States]:
-        steps, sizes, order, inverse = input
-        self._check_input(steps)
-        batch_sizes = sizes.tolist()
-        h0, c0 = self._initial_states(hx, steps, batch_sizes[0], batched=True)
-        if order is not None and hx is not None:
+        rows, sizes, order, inverse = input
+        self._check_input(rows)
+        batch = int(sizes[0])
+        h0, c0 = self._initial_states(hx, rows, batch, batched=True)
+        if order is not None and h0 is not None and c0 is not None:
             h0, c0 = h0.index_select(1, order), c0.index_select(1, order)
-        output, h, c = self._layers(steps, batch_sizes, h0, c0)
+        output, h, c = self._layers(rows, Layout(len(sizes), batch, packed=sizes), h0, c0)
         if inverse is not None:
             h, c = h.index_select(1, inverse), c.index_select(1, inverse)
         return PackedSequence(output, sizes, order, inverse), (h, c)
 
-    def _layers(
-        self, steps: Tensor, batch_sizes: Sequence[int], h0: Tensor, c0: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        last: list[States] = []
-        initial = list(zip(h0.unbind(0), c0.unbind(0), strict=True))
+    def _layers(self, x: Tensor, layout: Layout, h0: Tensor | None, c0: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        if len(self.cells) == 1:
+            only: GateCell = self.cells[0]  # type: ignore[assignment]
+            return only.run(x, layout, h0, c0, reverse=False, check=True)
+        last: list[tuple[Tensor, Tensor]] = []
         for layer in range(self.num_layers):
             outputs = []
             for direction in range(self._n_directions):
                 index = layer * self._n_directions + direction
                 cell: GateCell = self.cells[index]  # type: ignore[assignment]
-                output, h, c = cell.run(steps, batch_sizes, *initial[index], reverse=direction == 1)
+                h, c = (None if state is None else state[index : index + 1] for state in (h0, c0))
+                output, h, c = cell.run(x, layout, h, c, reverse=direction == 1, check=layer == 0)
                 outputs.append(output)
                 last.append((h, c))
-            steps = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
+            x = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=-1)
             if self.dropout and layer + 1 < self.num_layers:
-                steps = F.dropout(steps, self.dropout, self.training)
-        return steps, torch.stack([h for h, _ in last]), torch.stack([c for _, c in last])
+                x = F.dropout(x, self.dropout, self.training)
+        return x, torch.cat([h for h, _ in last]), torch.cat([c for _, c in last])
 
     @property
     def _expected(self) -> str:
@@ -252,7 +293,8 @@ class GatedRecurrence(nn.Module, abc.ABC):
 
     def _check_input(self, data: Tensor) -> None:
         shape = tuple(data.shape)
-        weight = next(self.parameters())
+        first: GateCell = self.cells[0]  # type: ignore[assignment]
+        weight = first.weight
         if data.dtype != weight.dtype or data.device != weight.device:
             raise InvalidInputError(
                 f"input is {data.dtype} on {data.device}, the parameters are {weight.dtype} on {weight.device}; "
@@ -264,18 +306,15 @@ class GatedRecurrence(nn.Module, abc.ABC):
             raise InvalidInputError(
                 f"input has shape {shape}, without time steps or sequences; expected {self._expected}"
             )
-        # A sum costs a third of isfinite().all(), and NaN and infinity always show in it.
-        if not math.isfinite(data.detach().sum()) and not torch.isfinite(data).all():
-            place = torch.nonzero(~torch.isfinite(data))[0].tolist()
-            raise InvalidInputError(f"input{place} is {data[tuple(place)].item()}, expected finite numbers")
 
-    def _initial_states(self, hx: States | None, like: Tensor, batch: int, batched: bool) -> States:
-        count = self.num_layers * self._n_directions
+    def _initial_states(
+        self, hx: States | None, like: Tensor, batch: int, batched: bool
+    ) -> tuple[Tensor, Tensor] | tuple[None, None]:
         if hx is None:
-            zeros = like.new_zeros(count, batch, self.hidden_size)
-            return zeros, zeros
+            return None, None
         if not (isinstance(hx, tuple | list) and len(hx) == 2):
             raise InvalidInputError(f"hx is a {type(hx).__name__}, expected a pair (h_0, c_0) of tensors")
+        count = self.num_layers * self._n_directions
         expected = (count, batch, self.hidden_size) if batched else (count, self.hidden_size)
         for name, state in zip(("h_0", "c_0"), hx, strict=True):
             if tuple(state.shape) != expected:

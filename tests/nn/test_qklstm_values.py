@@ -11,6 +11,7 @@ from dqk.backends import EncodingBackend
 from dqk.backends.reference import ReferenceBackend
 from dqk.circuit import Circuit
 from dqk.errors import UnsupportedError
+from dqk.nn.compiled import why_not
 from dqk.nn.recurrent import GATES
 from tests.nn.oracle import qk_lstm
 from tests.nn.variants import HIDDEN, INPUT, VARIANTS, build
@@ -88,34 +89,77 @@ def test_gradients_of_packed_bidirectional_layers(name: str) -> None:
     assert torch.autograd.gradcheck(run, inputs, fast_mode=True)
 
 
-FUSED = [name for name in VARIANTS if build(name).cells[0].fused]
+CELLS = {name: build(name).cells[0] for name in VARIANTS}
+COMPILED = [name for name, cell in CELLS.items() if cell.plan is not None]
+FUSED = [name for name, cell in CELLS.items() if cell.fused]
+PATHS = [(path, name) for path, names in (("compiled", COMPILED), ("fused", FUSED)) for name in names]
 
 
-def test_what_is_fused() -> None:
+def choose(lstm: QKLSTM, path: str) -> None:
+    """Makes all cells take one of the paths: compiled, fused (one node in torch) or composed."""
+    for cell in lstm.cells:
+        cell.plan = cell.plan if path == "compiled" else None
+        cell.fused = path == "fused"
+
+
+def test_what_is_compiled_and_what_is_fused() -> None:
+    assert set(COMPILED) == {name for name in VARIANTS if CELLS[name].circuit.is_product and "pairs" not in name}
+    assert why_not(CELLS["default"]) is None
+    assert why_not(CELLS["pairs"]) == "backend 'pairs' has no compiled cell"
     assert {"default", "table1", "equation3", "shared_kernel", "projection", "input", "bsp", "rotations"} <= set(FUSED)
     assert {"zz", "iqp", "circuit", "projection_input", "pairs"}.isdisjoint(FUSED)
 
 
-@pytest.mark.parametrize("packed", [False, True])
-@pytest.mark.parametrize("name", FUSED)
-def test_fused_equals_composed(name: str, packed: bool) -> None:
+def outputs_and_gradients(lstm: QKLSTM, x: Tensor, layout: str, seed: int = 1) -> list[Tensor]:
+    """Outputs, last states, and the gradients by inputs, initial states and parameters."""
+    x = x.detach().requires_grad_()
+    batch = x.shape[1]
+    sequence: Tensor | PackedSequence = x
+    if layout == "packed":
+        lengths = torch.tensor([2, 4, 1] + [1 + i % 4 for i in range(batch - 3)])
+        sequence = pack_padded_sequence(x, lengths, enforce_sorted=False)
+    elif layout == "batch_first":
+        lstm.batch_first = True
+        sequence = x.transpose(0, 1)
+    h, c = (state.to(x.dtype).requires_grad_() for state in states(batch, len(lstm.cells), seed))
+    output, (h_n, c_n) = lstm(sequence, (h, c))
+    output = output.data if isinstance(output, PackedSequence) else output
+    loss = output.square().sum() + h_n.sin().sum() + (2 * c_n).cos().sum()
+    return [output, h_n, c_n, *torch.autograd.grad(loss, [x, h, c, *lstm.parameters()])]
+
+
+@pytest.mark.parametrize("layout", ["padded", "packed", "batch_first"])
+@pytest.mark.parametrize(("path", "name"), PATHS, ids=str)
+def test_paths_give_the_same(path: str, name: str, layout: str) -> None:
     results = []
-    for fused in (True, False):
+    for chosen in (path, "composed"):
         lstm = build(name, bidirectional=True)
-        for cell in lstm.cells:
-            cell.fused = fused
-        x = samples(4, 3).requires_grad_()
-        sequence: Tensor | PackedSequence = x
-        if packed:
-            sequence = pack_padded_sequence(x, torch.tensor([2, 4, 1]), enforce_sorted=False)
-        h, c = (state.requires_grad_() for state in states(3, 2))
-        output, (h_n, c_n) = lstm(sequence, (h, c))
-        output = output.data if isinstance(output, PackedSequence) else output
-        loss = output.square().sum() + h_n.sin().sum() + (2 * c_n).cos().sum()
-        gradients = torch.autograd.grad(loss, [x, h, c, *lstm.parameters()])
-        results.append((output, h_n, c_n, *gradients))
-    for fused_value, composed_value in zip(*results, strict=True):
-        torch.testing.assert_close(fused_value, composed_value, rtol=1e-11, atol=1e-12)
+        choose(lstm, chosen)
+        # More sequences than one vector holds, and one that is not full.
+        results.append(outputs_and_gradients(lstm, samples(4, 11), layout))
+    for found, expected in zip(*results, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", COMPILED)
+def test_compiled_float32_agrees_with_float64(name: str) -> None:
+    """Tolerance: 1e-4 of the largest entry, for the sums over time steps cancel."""
+    double = build(name, num_layers=2)
+    expected = outputs_and_gradients(double, samples(4, 19), "packed")
+    found = outputs_and_gradients(double.float(), samples(4, 19).float(), "packed")
+    for single, wanted in zip(found, expected, strict=True):
+        assert single.dtype == torch.float32
+        assert (single - wanted).detach().abs().max() <= 1e-4 * max(1.0, float(wanted.detach().abs().max()))
+
+
+def test_a_batch_of_full_vectors_and_a_rest() -> None:
+    results = []
+    for chosen in ("compiled", "composed"):
+        lstm = build("default", num_layers=2)
+        choose(lstm, chosen)
+        results.append(outputs_and_gradients(lstm, samples(2, 35), "padded"))
+    for found, expected in zip(*results, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-11, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", ["default", "zz", "circuit"])

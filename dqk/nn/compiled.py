@@ -1,0 +1,263 @@
+"""One layer of a QK-LSTM in one direction as one autograd node around two compiled calls.
+
+Choose it on the CPU for every feature map with declared angles. In a small network most of a time step is what torch records
+around the arithmetic; here it records one node for all time steps, and the compiled code takes the parameters as they are.
+"""
+
+# torch.autograd.Function's methods have no useful static types.
+# mypy: disable-error-code="no-untyped-def,no-untyped-call,override"
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dqk.backends.autograd import first_derivative_only
+from dqk.backends.mps import MPSBackend
+from dqk.circuit import Circuit, Operand
+from dqk.kernels import FeatureMap
+from dqk.nn.layout import Layout
+from dqk.nn.recurrent import require_finite
+
+if TYPE_CHECKING:
+    from dqk.nn.qk_cell import QKCell
+
+VECTOR_BYTES = 64
+_DTYPES: dict[torch.dtype, np.dtype] = {torch.float32: np.dtype(np.float32), torch.float64: np.dtype(np.float64)}
+
+
+def why_not(cell: QKCell) -> str | None:
+    """Why a cell takes the torch path; None if compiled code runs it."""
+    if cell.feature_map.declared is None:
+        return f"feature map {cell.feature_map.name!r} has no declared angles"
+    if type(cell.backend) is not MPSBackend:
+        return f"backend {cell.backend.name!r} has no compiled cell"
+    return None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What compiled code knows of a cell beside its tensors.
+
+    Attributes:
+        hidden: number of hidden units H.
+        record: vectors that each time step records for a panel of samples.
+        work: numbers that compiled code works on, for each precision, forward and backward.
+        program: arguments of the compiled functions that come first, for each precision.
+    """
+
+    hidden: int
+    record: int
+    work: dict[tuple[torch.dtype, bool], int]
+    program: dict[torch.dtype, tuple[Any, ...]]
+
+    def workspace(self, dtype: torch.dtype, backward: bool) -> np.ndarray:
+        """Room to work on."""
+        return np.empty(self.work[dtype, backward], _DTYPES[dtype])
+
+    def records(self, layout: Layout, dtype: torch.dtype, recording: bool) -> np.ndarray:
+        """Room for what `cell_forward` records, of one time step only if no backward pass can follow."""
+        lanes = VECTOR_BYTES // dtype.itemsize
+        panels, steps = (-(-layout.batch // lanes), layout.n_steps) if recording else (1, 1)
+        # One vector more, so that the first one can start on a vector boundary.
+        return np.empty((panels * (2 * self.hidden + steps * self.record) + 1) * lanes, _DTYPES[dtype])
+
+
+def plan_of(cell: QKCell) -> Plan:
+    """Lays out a cell for compiled code."""
+    from dqk.backends.compiled.cell import workspace
+    from dqk.backends.compiled.cell_forward import record_size
+    from dqk.backends.compiled.cell_layout import Sizes
+    from dqk.backends.compiled.cell_product import REFERENCE, SPACE
+
+    o, n_features, n_qubits = cell.options, cell.feature_map.n_features, cell.circuit.n_qubits
+    copies = 0 if cell.projection is None else cell.projection.out_features // n_features
+    param_copies = 1 if cell.params is None else len(cell.params)
+    placed = o.reference_space == "input" and copies > 0
+    blocks = 4 if param_copies == 4 or (copies == 4 and placed) else 1
+    sizes = Sizes(
+        inputs=cell.input_size,
+        hidden=cell.hidden_size,
+        features=n_features,
+        copies=copies,
+        references=o.n_references,
+        evaluations=4 if 4 in (copies, param_copies) else 1,
+        blocks=blocks,
+        block=o.n_reference_sets * o.n_references,
+        kernels=1 if o.gate_kernel == "shared" else 4,
+        placed=int(placed),
+        params=cell.feature_map.n_params,
+        param_copies=param_copies,
+        readouts=cell.alpha.shape[0],
+        units=cell.alpha.shape[2],
+        biased=int(cell.gate_bias is not None),
+        raw=1,
+        space=SPACE * n_qubits,
+        reference=REFERENCE * n_qubits,
+        d_reference=REFERENCE * n_qubits,
+    )
+    programs, work = {}, {}
+    for dtype, array_type in _DTYPES.items():
+        lanes = VECTOR_BYTES // array_type.itemsize
+        gates, matrices, sources, numbers = _product(cell.circuit, cell.feature_map, array_type)
+        programs[dtype] = (np.array(sizes, np.int64), n_qubits, gates, matrices, sources, numbers, cell.kernel_scale)
+        for backward in (False, True):
+            work[dtype, backward] = workspace.py_func(sizes, len(sources) // 3, lanes, backward) + lanes
+    return Plan(cell.hidden_size, record_size.py_func(sizes), work, programs)
+
+
+class _AngleTable:
+    """Collects the distinct angles of a circuit's gates, see `cell_angles.Angles`."""
+
+    def __init__(self, feature_map: FeatureMap):
+        self._map = feature_map
+        self._rows: dict[tuple[Any, ...], int] = {}
+
+    def number(self, operand: Operand) -> int:
+        """The number of a data or shared operand's angle."""
+        sign = operand.value
+        if operand.kind == "shared":
+            row: tuple[Any, ...] = ((-1, sign, 0.0), (-1, 1.0, 0.0), operand.column)
+        else:
+            angle = self._map.declared[operand.column]  # type: ignore[index]
+            factors = [(f, o, s * self._map.bandwidth) for f, o, s in angle.factors]
+            factors += [(-1, 1.0, 0.0)] * (2 - len(factors))
+            (feature, offset, slope), second = factors
+            scale = sign * angle.coefficient
+            row = ((feature, scale * offset, scale * slope), second, angle.weight)
+        return self._rows.setdefault(row, len(self._rows))
+
+    def arrays(self, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
+        """Sources and numbers."""
+        sources = [(first[0], second[0], weight) for first, second, weight in self._rows]
+        numbers = [(*first[1:], *second[1:]) for first, second, _ in self._rows]
+        return np.array(sources, np.int64).ravel(), np.array(numbers, dtype).ravel()
+
+
+@lru_cache(maxsize=128)
+def _product(circuit: Circuit, feature_map: FeatureMap, dtype: np.dtype) -> tuple[np.ndarray, ...]:
+    """Gates and matrices of a circuit of one-qubit gates, as `cell_product.Product` has them, and its angles."""
+    from dqk.backends.compiled.product import MATRIX
+    from dqk.backends.mps import rotations
+
+    table = _AngleTable(feature_map)
+    rows, _, matrices = rotations(circuit, dtype)
+    gates = [
+        (qubit, axis, column if axis == MATRIX else table.number(gate.operand))  # type: ignore[arg-type]
+        for gate, (qubit, axis, _, column) in zip(circuit.gates, rows.tolist(), strict=True)
+    ]
+    return np.array(gates, np.int64).ravel(), matrices.ravel(), *table.arrays(dtype)
+
+
+def run_compiled(
+    plan: Plan, layout: Layout, reverse: bool, check: bool, *tensors: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """All time steps; differentiable in every tensor.
+
+    Args:
+        plan: of the cell.
+        layout: of the inputs.
+        reverse: from the last time step to the first.
+        check: whether to refuse inputs that are not finite.
+        tensors: the inputs (..., D); the initial hidden and cell states (1, B, H), or None for zeros; then W
+            (copies * F, H + D) and b (copies * F,), references as the cell has them, params (copies, n_params),
+            alpha (gates, N, units) and b_g (gates, units), or None for what the cell does not have.
+
+    Returns:
+        Outputs (..., H), laid out as the inputs, and the last hidden and cell states (1, B, H).
+
+    Raises:
+        InvalidInputError: for inputs that are not finite, if asked to check.
+    """
+    return _Compiled.apply(plan, layout, reverse, check, torch.is_grad_enabled(), *tensors)
+
+
+@lru_cache(maxsize=1)
+def _entry_points() -> ModuleType:
+    return importlib.import_module("dqk.backends.compiled.cell")
+
+
+def _addresses(tensors: Iterable[Tensor | None]) -> tuple[int, ...]:
+    return tuple([0 if tensor is None else tensor.data_ptr() for tensor in tensors])
+
+
+def _contiguous(tensors: Iterable[Tensor | None]) -> list[Any]:
+    return [t if t is None or t.is_contiguous() else t.contiguous() for t in tensors]
+
+
+def _new(like: Tensor | None) -> Tensor | None:
+    return None if like is None else torch.empty_like(like)
+
+
+def _call(
+    plan: Plan, layout: Layout, reverse: bool, x: Tensor, h0: Tensor | None, c0: Tensor | None
+) -> tuple[Any, ...]:
+    """See `dqk.backends.compiled.cell.Call`."""
+    packed, strides = _addresses((layout.packed, layout.offsets)), layout.strides(x.shape[-1])
+    return (
+        layout.n_steps,
+        layout.batch,
+        reverse,
+        *packed,
+        *strides,
+        *layout.strides(plan.hidden),
+        *_addresses((x, h0, c0)),
+    )
+
+
+class _Compiled(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, plan: Plan, layout: Layout, reverse: bool, check: bool, recording: bool, *tensors):
+        # Saved beyond what backward reads: every input anchors the refusal of a second derivative.
+        ctx.save_for_backward(*tensors)
+        ctx.set_materialize_grads(False)
+        x, h0, c0, *parameters = _contiguous(tensors)
+        out = x.new_empty((*x.shape[:-1], plan.hidden))
+        h_n, c_n = x.new_empty((1, layout.batch, plan.hidden)), x.new_empty((1, layout.batch, plan.hidden))
+        record = plan.records(layout, x.dtype, recording)
+        finite = _entry_points().product_forward(
+            *plan.program[x.dtype],
+            _addresses(parameters),
+            _call(plan, layout, reverse, x, h0, c0),
+            _addresses((out, h_n, c_n)),
+            recording,
+            plan.workspace(x.dtype, False),
+            record,
+        )
+        if check and not finite:
+            require_finite(x)
+        ctx.plan, ctx.layout, ctx.reverse, ctx.record = plan, layout, reverse, record
+        return out, h_n, c_n
+
+    @staticmethod
+    def backward(ctx, *cotangents: Tensor | None):
+        return (_refusing if torch.is_grad_enabled() else _backward)(ctx, *cotangents)
+
+
+def _backward(ctx, *cotangents):
+    tensors = _contiguous(ctx.saved_tensors)
+    states, parameters = tensors[:3], tensors[3:]
+    needed = ctx.needs_input_grad[5:8]
+    found = [_new(t) if n else None for t, n in zip(states, needed, strict=True)], [_new(t) for t in parameters]
+    outputs = _contiguous(cotangents)  # kept while their addresses are in use
+    _entry_points().product_backward(
+        *ctx.plan.program[states[0].dtype],
+        _addresses(parameters),
+        _call(ctx.plan, ctx.layout, ctx.reverse, *states),
+        _addresses(outputs),
+        *map(_addresses, found),
+        ctx.plan.workspace(states[0].dtype, True),
+        ctx.record,
+    )
+    return None, None, None, None, None, *found[0], *found[1]
+
+
+_refusing = first_derivative_only(_backward)

@@ -1,0 +1,55 @@
+"""Where the time steps and the samples of a sequence lie in a tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The order of a sequence's rows.
+
+    Attributes:
+        n_steps: number of time steps T.
+        batch: number of sequences B.
+        batch_first: whether padded rows have the shape (B, T) instead of (T, B), or (T,) where B is 1.
+        packed: None for padded rows. Else rows have the shape (S,): time steps one after another, longest sequence first,
+            and this is the number of sequences that reach each time step, never growing, (T,) int64.
+        offsets: number of packed rows before each time step, (T,) int64.
+    """
+
+    n_steps: int
+    batch: int
+    batch_first: bool = False
+    packed: Tensor | None = None
+    offsets: Tensor | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        found = None if self.packed is None else self.packed.cumsum(0) - self.packed
+        object.__setattr__(self, "offsets", found)
+
+    @property
+    def batch_sizes(self) -> Sequence[int]:
+        """Number of sequences that reach each time step."""
+        return [self.batch] * self.n_steps if self.packed is None else self.packed.tolist()
+
+    def to_rows(self, x: Tensor) -> Tensor:
+        """Rows of features, time steps one after another, shape (S, features)."""
+        if self.batch_first and x.dim() == 3:
+            x = x.transpose(0, 1)
+        return x.reshape(-1, x.shape[-1])
+
+    def from_rows(self, rows: Tensor, like: Tensor) -> Tensor:
+        """Rows (S, features) laid out like a tensor of this layout."""
+        if self.batch_first and like.dim() == 3:
+            return rows.view(self.n_steps, self.batch, -1).transpose(0, 1)
+        return rows.view(*like.shape[:-1], -1)
+
+    def strides(self, width: int) -> tuple[int, int]:
+        """Elements between time steps and between samples of a contiguous tensor with so many features."""
+        if self.batch_first:
+            return width, self.n_steps * width
+        return self.batch * width, width
