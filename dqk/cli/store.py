@@ -65,11 +65,16 @@ def _described(stored: Any) -> dict[str, Any]:
 
 
 def _text(value: Any) -> str:
-    if isinstance(value, list) and all(isinstance(item, dict) for item in value):
-        return "\n".join(", ".join(f"{key} {part}" for key, part in item.items()) for item in value)
-    if isinstance(value, list):
-        return " x ".join(map(str, value)) or "-"
-    return "-" if value is None else str(value)
+    match value:
+        case None | []:
+            return "-"
+        case [int(), *_]:
+            return " x ".join(map(str, value))
+        case [dict(), *_]:
+            return "\n".join(", ".join(f"{key} {part}" for key, part in item.items()) for item in value)
+        case [*_]:
+            return "\n".join(value)
+    return str(value)
 
 
 @app.command(epilog="Example: dqk store verify K.zarr --drop-damaged")

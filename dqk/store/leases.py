@@ -55,9 +55,9 @@ def require_free(paths: list[Path], take_over: bool) -> None:
 
 
 def holders(store: Path) -> list[Holder]:
-    """The processes whose leases are there; they may be dead."""
-    found = (Holder.read(path) for path in others(store, "", None))
-    return [holder for holder in found if holder is not None]
+    """The processes that hold leases, without those that are certainly gone."""
+    found, here = (Holder.read(path) for path in others(store, "", None)), Holder.this_process()
+    return [holder for holder in found if holder is not None and not holder.certainly_gone(here)]
 
 
 @contextlib.contextmanager

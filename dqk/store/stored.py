@@ -81,13 +81,14 @@ class StoredGram:
 
         return zarr.open_array(self.path, mode="r")
 
-    def __getitem__(self, key: Any) -> np.ndarray:
+    def __getitem__(self, key: Any) -> Any:
         with explained(f"read {self.path}", "check the disk, then run: dqk store verify"):
             try:
-                return np.asarray(self._zarr[key])
+                return np.asarray(self._zarr[key])[()]
             except ValueError as error:
                 raise StoreError(
-                    f"{self.path} is damaged: {error}. Which tiles: dqk store verify {self.path}"
+                    f"cannot read [{key!r}] of {self.path}: {error}. If that is an index into {self.shape}, then chunks are "
+                    f"damaged; which ones says: dqk store verify {self.path}"
                 ) from error
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:

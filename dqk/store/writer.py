@@ -130,8 +130,9 @@ class TileWriter:
         descriptor = os.open(path, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o644)
         try:
             write_all(descriptor, data, halfway="half_chunk")
-            # The disk begins to write at once, so that the later fsync of the whole commit finds little left to wait for.
-            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+            if hasattr(os, "posix_fadvise"):
+                # The disk begins to write at once, so that the later fsync of the whole commit has little left to wait for.
+                os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
         finally:
             os.close(descriptor)
         return path

@@ -41,6 +41,7 @@ def test_info(run) -> None:
         fill(store, matrix(angles(21)), [(0, 0), (0, 1)])
         used = run("info", "K.zarr", "--json").json()
         assert len(used["in_use_by"]) == 1 and "process" in used["in_use_by"][0]
+        assert used["in_use_by"][0] in run("info", "K.zarr").out
     document = run("info", "K.zarr", "--json").json()
     expected = {
         "shape": [21, 21],

@@ -95,6 +95,9 @@ def test_handle(tmp_path: Path) -> None:
     assert (handle.shape, handle.dtype, handle.ndim, len(handle)) == (k.shape, k.dtype, 2, 21)
     assert (handle.done, handle.total) == (6, 6) and handle.digest is not None
     np.testing.assert_array_equal(handle[3:9, 5], k[3:9, 5])
+    assert isinstance(handle[3, -1], np.float64) and handle[3, -1] == k[3, -1]
+    with pytest.raises(IndexError):
+        handle[21, 0]
     np.testing.assert_array_equal(np.asarray(handle, dtype="float32"), k.astype("float32"))
     assert np.linalg.norm(handle) == np.linalg.norm(k)
     with pytest.raises(ValueError, match="without a copy"):

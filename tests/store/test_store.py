@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from dqk.errors import InvalidInputError, StoreError
-from dqk.store import Fingerprint, GramStore, StoredGram, TileWriter
+from dqk.store import Fingerprint, GramStore, StoredGram, TileWriter, leases
 from tests.store.problems import CIRCUIT, angles, compute, fill, fingerprint, in_child, matrix, part
 
 
@@ -254,7 +254,8 @@ def test_a_second_driver_is_refused_until_the_first_is_dead(tmp_path: Path) -> N
             with pytest.raises(StoreError, match=rf"{path} is in use by process {pid} .*wait for it, or stop it"):
                 GramStore.open(path, asked, resume=True, shard=shard)
         assert StoredGram(path).done == 0  # reading is free
-    assert (path / "lease").exists()
+        assert [holder.pid for holder in leases.holders(path)] == [pid]
+    assert (path / "lease").exists() and leases.holders(path) == []
     GramStore.open(path, asked, resume=True).close()  # its holder is dead: no question asked
     assert not list(path.glob("*lease*"))
 
