@@ -44,7 +44,7 @@ class TileWriter:
         self.grid = read_description(self.path).grid
         self._lease = lease
         self._folders: set[Path] = set()
-        self._journal: int | None = None
+        self._journal: Path | None = None
         self._token = uuid.uuid4().hex[:12]
 
     def commit(self, tiles: Sequence[tuple[int, int, np.ndarray]]) -> list[str]:
@@ -146,14 +146,20 @@ class TileWriter:
             self._folders |= fresh
 
     def _append(self, lines: str) -> None:
+        fresh = self._journal is None
         if self._journal is None:
-            path = self.path / journal.FOLDER / f"{self.name}-{self._token}.jsonl"
-            self._journal = os.open(path, os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_WRONLY, 0o644)
-            sync(path.parent)
+            self._journal = self.path / journal.FOLDER / f"{self.name}-{self._token}.jsonl"
             lines = journal.header(self.name) + lines
-        write_all(self._journal, lines.encode(), halfway="half_line")
-        failpoint("after_line")
-        os.fsync(self._journal)
+        # Opened for each commit: a worker may drop its writer at any time, and holds no file of a store that is complete.
+        descriptor = os.open(self._journal, os.O_APPEND | os.O_WRONLY | (os.O_CREAT | os.O_EXCL if fresh else 0), 0o644)
+        try:
+            if fresh:
+                sync(self._journal.parent)
+            write_all(descriptor, lines.encode(), halfway="half_line")
+            failpoint("after_line")
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
         failpoint("after_journal")
 
     def _abandon(self) -> None:
@@ -162,14 +168,10 @@ class TileWriter:
             with contextlib.suppress(OSError):
                 path.unlink()
         self.close()
-        self._token = uuid.uuid4().hex[:12]
 
     def close(self) -> None:
-        """Lets go of the journal; a later commit begins another one."""
-        if self._journal is not None:
-            with contextlib.suppress(OSError):
-                os.close(self._journal)
-        self._journal = None
+        """Ends the journal; a later commit begins another one."""
+        self._journal, self._token = None, uuid.uuid4().hex[:12]
 
     def __enter__(self) -> TileWriter:
         return self

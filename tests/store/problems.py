@@ -61,7 +61,7 @@ def compute(path: Path, n: int, m: int | None = None, **options: Any) -> str | N
         return store.digest()
 
 
-def in_child(job: Callable[..., Any], *arguments: Any, failpoint: str | None = None, timeout_s: float = 30.0) -> int:
+def in_child(job: Callable[..., Any], *arguments: Any, failpoint: str | None = None, timeout_s: float = 120.0) -> int:
     """Runs a job in a child process; its exit code, negative after a signal."""
 
     def run() -> None:

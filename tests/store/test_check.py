@@ -157,7 +157,7 @@ def test_a_matrix_larger_than_memory_streams(tmp_path: Path) -> None:
         for row, column in store.grid.tiles():
             x, y = ax[row * side : (row + 1) * side], ax[column * side : (column + 1) * side]
             store.commit([(row, column, x * y.T)])
-    assert in_child(peak_of_export, path, timeout_s=120) == 0
+    assert in_child(peak_of_export, path) == 0
     exported = np.load(tmp_path / "K.npy", mmap_mode="r")
     assert exported.shape == (n, n)
     np.testing.assert_array_equal(exported[1000], 1000 * ax[:, 0])

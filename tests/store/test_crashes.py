@@ -61,7 +61,7 @@ def test_the_environment_arms_a_failpoint(tmp_path: Path) -> None:
     def run(setting: str) -> subprocess.CompletedProcess:
         command, folder = [sys.executable, "-c", code, str(tmp_path / "K.zarr")], Path(__file__).parents[2]
         environment = {**os.environ, "DQK_FAILPOINT": setting, "PYTHONPATH": str(folder)}
-        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
+        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200)
 
     assert run("after_chunk:3").returncode == -signal.SIGKILL
     assert sorted(p.name for p in (tmp_path / "K.zarr" / "c").glob("*/*")) == ["0", "0", "1"]

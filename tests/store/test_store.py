@@ -225,7 +225,7 @@ def test_shards_that_make_no_sense(shard: tuple, tmp_path: Path) -> None:
 def hold(path: Path, ready: Any, options: dict) -> None:
     with GramStore.open(path, fingerprint(angles(21)), resume=True, **options):
         ready.set()
-        time.sleep(60)
+        time.sleep(300)
 
 
 class Driver:
@@ -236,7 +236,7 @@ class Driver:
         ready = context.Event()
         self.process = context.Process(target=hold, args=(path, ready, options))
         self.process.start()
-        assert ready.wait(30)
+        assert ready.wait(120)
 
     def __enter__(self) -> int:
         assert self.process.pid is not None
@@ -295,7 +295,7 @@ def test_take_over(tmp_path: Path) -> None:
 
 def one_shard(path: Path, i: int, k: int, start: Any) -> None:
     ax = angles(37)
-    start.wait(30)
+    start.wait(120)
     with GramStore.open(path, fingerprint(ax), shard=(i, k)) as store:
         fill(store, matrix(ax), [tile for n, tile in enumerate(store.grid.tiles()) if n % k == i - 1], group=1)
 
@@ -307,7 +307,7 @@ def test_tasks_of_a_job_array_that_start_together(tmp_path: Path) -> None:
     for task in tasks:
         task.start()
     for task in tasks:
-        task.join(60)
+        task.join(120)
     assert [task.exitcode for task in tasks] == [0] * k
     handle = StoredGram(path)
     assert handle.digest == compute(tmp_path / "whole.zarr", 37)
