@@ -25,6 +25,9 @@ from dqk.scheduler import Plan, Policy
 from dqk.store import Fingerprint, GramStore, StoredGram
 
 _HEARTBEAT_S = 30.0
+_POLICY = Policy(
+    window=3, message_s=0.2
+)  # one assignment computes, one is being written, one waits; few, large commits
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,7 @@ def stored_fidelity(
         )
         with opened as store, _Work(digest, tiles, store) as work, shipped(pool, digest, arrays):
             done = [item for item in range(len(tiles)) if tuple(tiles.tiles[item].tolist()) in store.done]
-            run(pool, tiles, work, Policy(), done, observers)
+            run(pool, tiles, work, _POLICY, done, observers)
             return {}
 
     executor.everywhere(digest, drive)

@@ -14,6 +14,8 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +39,18 @@ PAD = 8
 _JOBS_KEPT = 4
 
 
-def run_task(task: bytes, arrays: Mapping[str, Arrays]) -> bytes:
+def run_task(
+    task: bytes,
+    arrays: Mapping[str, Arrays],
+    gate: AbstractContextManager[object] = nullcontext(),  # noqa: B008  # shared: it does nothing
+) -> bytes:
     """Runs one task inside a worker.
 
     Args:
         task: a message of `dqk._wire.pack` whose document has a `kind`: `probe`, `tiles` or `strips`.
         arrays: what was shipped to this worker, by digest.
+        gate: held while the task computes, not while it waits for a disk: a worker runs twice as many tasks as it has slots, and
+            its gate admits as many as it has slots.
 
     Returns:
         A message; its document depends on the kind. Failures of single tiles are part of it.
@@ -51,13 +59,14 @@ def run_task(task: bytes, arrays: Mapping[str, Arrays]) -> bytes:
         DQKError: if the task as a whole cannot be run.
     """
     header, extra = unpack(task)
-    kinds: dict[str, Callable[..., bytes]] = {"probe": _probe, "tiles": _tiles, "strips": _strips}
+    kinds: dict[str, Callable[..., bytes | Callable[[], bytes]]] = {"probe": _probe, "tiles": _tiles, "strips": _strips}
     if header.get("kind") not in kinds:
         raise UnsupportedError(
             f"task of kind {header.get('kind')!r}, expected one of {', '.join(kinds)}; do all workers run the same dqk?"
         )
-    with torch.no_grad(), one_blas_thread():
-        return kinds[header["kind"]](header, extra, arrays)
+    with gate, torch.no_grad(), one_blas_thread():
+        result = kinds[header["kind"]](header, extra, arrays)
+    return result if isinstance(result, bytes) else result()
 
 
 def cause(error: BaseException) -> str:
@@ -190,7 +199,7 @@ def _job(digest: str, arrays: Mapping[str, Arrays]) -> _Job:
     return future.result()
 
 
-def _tiles(header: Header, extra: Arrays, arrays: Mapping[str, Arrays]) -> bytes:
+def _tiles(header: Header, extra: Arrays, arrays: Mapping[str, Arrays]) -> bytes | Callable[[], bytes]:
     """Values of tiles: `tiles` holds triples (item, row, column). What fails is listed with its cause, the rest is given.
 
     With a `store` the rest is committed there under the driver's `lease`, and only digests are given.
@@ -212,6 +221,11 @@ def _tiles(header: Header, extra: Arrays, arrays: Mapping[str, Arrays]) -> bytes
     document = {"failed": failed, "spans": spans}
     if "store" not in header:
         return pack(document, {str(item): value for item, value in values.items()})
+    return partial(_commit, header, document, values)
+
+
+def _commit(header: Header, document: Header, values: dict[int, np.ndarray]) -> bytes:
+    """Puts computed tiles into the store."""
     began, places = time.time(), {item: (row, column) for item, row, column in header["tiles"]}
     try:
         digests = _writer(header["store"], header["lease"]).commit(
@@ -219,7 +233,7 @@ def _tiles(header: Header, extra: Arrays, arrays: Mapping[str, Arrays]) -> bytes
         )
     except StoreError as error:
         return pack({**document, "fatal": str(error)})
-    spans.append(("commit", -1, began, time.time()))
+    document["spans"].append(("commit", -1, began, time.time()))
     return pack({**document, "digests": list(zip(values, digests, strict=True))})
 
 

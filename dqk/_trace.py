@@ -11,8 +11,20 @@ from typing import Any
 from dqk._run import Observer
 from dqk.cluster import Worker
 
-KINDS = {"encode": "#E69F00", "overlap": "#0072B2", "backward": "#009E73", "transfer": "#CC79A7", "wait": "#D9D9D9"}
+KINDS = {
+    "encode": "#E69F00",
+    "overlap": "#0072B2",
+    "backward": "#009E73",
+    "commit": "#56B4E9",
+    "transfer": "#CC79A7",
+    "wait": "#D9D9D9",
+}
 """Kinds of spans and their colours (Okabe and Ito's palette, told apart by anyone)."""
+
+_LANES = {
+    "commit": (0.17, 0.1),
+    "transfer": (0.29, 0.1),
+}  # these happen beside computing: where they are drawn, and how high
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,8 +33,8 @@ class Span:
 
     Attributes:
         worker: who.
-        kind: one of `KINDS`: encoding a block, overlapping two (both for one tile), a strip of the backward pass, a result
-            on its way to the driver, waiting for work.
+        kind: one of `KINDS`: encoding a block, overlapping two (both for one tile), a strip of the backward pass, writing to
+            the store, a result on its way to the driver, waiting for work.
         item: the tile; -1 if the span belongs to none.
         start: seconds since the epoch, by the clock of the worker's node.
         end: likewise.
@@ -58,13 +70,14 @@ class Trace(Observer):
         if not spans:
             return
         start, end = spans[0][2], spans[-1][3]
+        computed = max((span[3] for span in spans if span[0] != "commit"), default=end)
         since = max(sent, self._free.get(worker, sent))
         if start > since:
             self.spans.append(Span(worker, "wait", -1, since, start))
         self.spans += [Span(worker, kind, item, began, ended) for kind, item, began, ended in spans]
         if now > end:
             self.spans.append(Span(worker, "transfer", -1, end, now))
-        self._free[worker] = max(end, self._free.get(worker, end))
+        self._free[worker] = max(computed, self._free.get(worker, computed))
 
     def save(self, path: Path) -> None:
         """Writes Chrome's trace event format, times in microseconds; transfers have a row of their own beside their worker."""
@@ -77,7 +90,7 @@ class Trace(Observer):
         for span in self.spans:
             event = {"ph": "X", "name": span.kind, "cat": "dqk", "pid": numbers.get(span.worker, len(numbers))}
             event |= {
-                "tid": int(span.kind == "transfer"),
+                "tid": list(_LANES).index(span.kind) + 1 if span.kind in _LANES else 0,
                 "ts": (span.start - origin) * 1e6,
                 "dur": (span.end - span.start) * 1e6,
             }
@@ -98,8 +111,8 @@ class Trace(Observer):
                 bars = [
                     (s.start - origin, s.end - s.start) for s in self.spans if s.worker == worker and s.kind == kind
                 ]
-                low, height = (k + 0.3, 0.12) if kind == "transfer" else (k - 0.3, 0.55)
-                axes.broken_barh(bars, (low, height), facecolors=colour, edgecolors="none")
+                low, height = _LANES.get(kind, (-0.3, 0.45))
+                axes.broken_barh(bars, (k + low, height), facecolors=colour, edgecolors="none")
         axes.set_yticks(range(len(workers)), workers)
         axes.invert_yaxis()
         axes.set_xlabel("time (s)")

@@ -211,7 +211,7 @@ def run_everywhere(comm: Any, problem: str, drive: Callable[[WorkerPool], Arrays
     Args:
         comm: an mpi4py communicator; None for MPI.COMM_WORLD.
         problem: digest of what is asked; the same on all ranks.
-        drive: called on rank 0 only, with the open pool.
+        drive: called on rank 0 only, with the open pool; gives arrays under any names but `error`.
 
     Returns:
         The arrays that `drive` returned; on rank 0 the very same, elsewhere copies that may be written to.
@@ -238,7 +238,7 @@ def run_everywhere(comm: Any, problem: str, drive: Callable[[WorkerPool], Arrays
 
 
 def _as_arrays(error: BaseException) -> Arrays:
-    name = type(error).__name__ if isinstance(error, DQKError | KeyboardInterrupt) else ""
+    name = type(error).__name__ if isinstance(error, DQKError | KeyboardInterrupt | SystemExit) else ""
     return {"error": np.frombuffer(pack({"name": name, "text": str(error), "cause": cause(error)}), np.uint8)}
 
 
@@ -246,10 +246,13 @@ def _outcome(found: dict[str, np.ndarray]) -> Arrays:
     if "error" not in found:
         return found
     error = unpack(found["error"])[0]
-    if error["name"] == "KeyboardInterrupt":
+    name, text = error["name"], error["text"]
+    if name == "KeyboardInterrupt":
         raise KeyboardInterrupt
-    kind = getattr(dqk.errors, error["name"], None) if error["name"] else None
-    raise kind(error["text"]) if kind else ClusterError(f"rank 0 failed: {error['cause']}")
+    if name == "SystemExit":  # a signal to rank 0
+        raise SystemExit(int(text) if text.isdigit() else text)
+    kind = getattr(dqk.errors, name, None) if name else None
+    raise kind(text) if kind else ClusterError(f"rank 0 failed: {error['cause']}")
 
 
 _Finished = tuple[int, bytes | None, str]  # ticket, result or None, cause
@@ -262,7 +265,8 @@ class _Slots:
         self.arrays: dict[str, Arrays] = {}
         self._torch_threads = torch.get_num_threads()
         torch.set_num_threads(1)  # tasks are the parallel unit, on this node's other ranks too
-        self._threads = ThreadPoolExecutor(slots, thread_name_prefix="dqk")
+        self._threads = ThreadPoolExecutor(2 * slots, thread_name_prefix="dqk")
+        self._gate = threading.BoundedSemaphore(slots)
         self._finished: queue.SimpleQueue[_Finished] = queue.SimpleQueue()
 
     def submit(self, ticket: int, task: bytes) -> None:
@@ -271,7 +275,7 @@ class _Slots:
 
     def _run(self, ticket: int, task: bytes) -> None:
         try:
-            self._finished.put((ticket, run_task(task, self.arrays), ""))
+            self._finished.put((ticket, run_task(task, self.arrays, self._gate), ""))
         except BaseException as error:
             self._finished.put((ticket, None, cause(error)))
 

@@ -119,7 +119,7 @@ class RayPool(WorkerPool):
             num_gpus=self._gpus,
             max_restarts=0,  # a replacement has another name, and a new actor can go to another node
             max_task_retries=-1,  # Ray repeats calls to an actor that it cannot reach for a while
-            max_concurrency=self._slots,
+            max_concurrency=2 * self._slots,  # half of them wait for a disk: see `run_task`
             concurrency_groups={"orders": 1, "stay": 1},
             scheduling_strategy="SPREAD",
             runtime_env={"env_vars": self._environment()},
@@ -219,7 +219,7 @@ class RayPool(WorkerPool):
 
     def _ask(self, crashes: int) -> None:
         self._started += 1
-        member = _Member(Worker(f"ray-{self._started}", self._slots), self._actor_class.remote(), crashes)
+        member = _Member(Worker(f"ray-{self._started}", self._slots), self._actor_class.remote(self._slots), crashes)
         self._members[member.worker.id] = member
         self._calls[member.actor.hello.options(concurrency_group="orders").remote()] = _Call(member, "hello")
         self._watch(member)
@@ -321,11 +321,15 @@ class RayPool(WorkerPool):
 
     def _missing(self) -> str:
         there, free = self._ray.cluster_resources(), self._ray.available_resources()
+        lacking = any(free.get(name, 0) < each for name, each in self._needs().items())
         needs = " and ".join(f"{each:g} {name}" for name, each in self._needs().items())
         has = ", ".join(f"{there.get(name, 0):g} {name} ({free.get(name, 0):g} free)" for name in self._needs())
+        advice = (
+            "ask for fewer workers, or add nodes" if lacking else "they start slowly: give a longer start_timeout_s"
+        )
         return (
             f"{len(self.workers())} of {self._fixed or 'at least 1'} workers could be placed and answered within "
-            f"{self._start_timeout_s:g} s: each needs {needs}, the cluster has {has}; ask for fewer workers, or add nodes"
+            f"{self._start_timeout_s:g} s: each needs {needs}, the cluster has {has}; {advice}"
         )
 
 

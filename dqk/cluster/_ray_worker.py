@@ -16,13 +16,14 @@ from dqk.cluster.base import Arrays
 
 
 class RayWorker:
-    """Arrays, and threads for tasks: as many as there are slots.
+    """Arrays, and tasks: as many compute at once as there are slots.
 
     Ray repeats a call whose answer it did not get, and calls may overtake each other. So `share_node`, `put` and `drop` are
     orders, numbered from 0: each is obeyed once and in its turn. They have a thread of their own, and `stay` has another one.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, slots: int) -> None:
+        self._gate = threading.BoundedSemaphore(slots)
         self._arrays: dict[str, Arrays] = {}
         self._obeyed = 0  # number of orders
         self._early: dict[int, Callable[[], object]] = {}  # orders whose turn has not come
@@ -63,7 +64,7 @@ class RayWorker:
             self._changed.wait_for(lambda: self._obeyed >= orders)
             arrays = dict(self._arrays)
         try:
-            return np.frombuffer(run_task(task, arrays), np.uint8)
+            return np.frombuffer(run_task(task, arrays, self._gate), np.uint8)
         except BaseException as error:  # the worker lives on, whatever a task raises
             return cause(error)
 

@@ -6,6 +6,7 @@ Choose it on one machine: nothing is copied and nothing starts. A dead thread wo
 from __future__ import annotations
 
 import queue
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 from dqk._resources import cpu_threads
@@ -26,11 +27,12 @@ class InlinePool(WorkerPool):
         self._worker = Worker("inline", threads or cpu_threads())
         self._events: queue.SimpleQueue[PoolEvent] = queue.SimpleQueue()
         self._arrays: dict[str, Arrays] = {}
+        self._gate = threading.BoundedSemaphore(self._worker.slots)
         self._threads: ThreadPoolExecutor | None = None
 
     def start(self) -> None:
         """Starts the threads."""
-        self._threads = ThreadPoolExecutor(self._worker.slots, thread_name_prefix="dqk")
+        self._threads = ThreadPoolExecutor(2 * self._worker.slots, thread_name_prefix="dqk")
         self._events.put(Joined(self._worker))
 
     def workers(self) -> tuple[Worker, ...]:
@@ -52,7 +54,7 @@ class InlinePool(WorkerPool):
 
     def _run(self, ticket: int, task: bytes) -> None:
         try:
-            event: PoolEvent = Done(self._worker.id, ticket, run_task(task, self._arrays))
+            event: PoolEvent = Done(self._worker.id, ticket, run_task(task, self._arrays, self._gate))
         except BaseException as error:
             event = Failed(self._worker.id, ticket, cause(error))
         self._events.put(event)

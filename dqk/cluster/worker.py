@@ -27,7 +27,8 @@ class _Server:
     def __init__(self, channel: Channel, slots: int):
         self._channel = channel
         self._sending = threading.Lock()
-        self._threads = ThreadPoolExecutor(slots, thread_name_prefix="dqk")
+        self._threads = ThreadPoolExecutor(2 * slots, thread_name_prefix="dqk")
+        self._gate = threading.BoundedSemaphore(slots)
         self._arrays: dict[str, Arrays] = {}
 
     def serve(self) -> None:
@@ -47,7 +48,7 @@ class _Server:
 
     def _run(self, ticket: int, task: np.ndarray) -> None:
         try:
-            result = run_task(task.tobytes(), self._arrays)
+            result = run_task(task.tobytes(), self._arrays, self._gate)
             with self._sending:
                 self._channel.send(Kind.DONE, ticket, result)
         except BaseException as error:
