@@ -95,6 +95,11 @@ class Ticket:
         """When it is late; infinity while it waits."""
         return math.inf if self.started is None else self.started + _LATE * max(self.expected_s, least_s)
 
+    def worth_a_copy_at(self, least_s: float, alone_s: float) -> float:
+        """When a worker that would need `alone_s` should take a copy, if nothing is heard of this or what runs before it."""
+        running = [t for t in self.worker.tickets.values() if t.started is not None] if self.started is None else [self]
+        return min((max(t.late_at(least_s), (t.started or 0.0) + 1.01 * alone_s) for t in running), default=math.inf)
+
     def expected_end(self, now: float, least_s: float) -> float:
         """When it will probably be done; one that is late takes as long again as it has taken."""
         if self.started is not None:
@@ -160,6 +165,10 @@ class Crew:
     def with_room(self) -> list[Worker]:
         """Workers that may be given something, those with the least first."""
         return sorted(self._roomy.values(), key=lambda worker: len(worker.tickets) / worker.slots)
+
+    def fastest_idle(self) -> float:
+        """The least ratio of measured over predicted seconds among workers with a free slot; infinity if there is none."""
+        return min((worker.ratio for worker in self._roomy.values() if worker.free_slots > 0), default=math.inf)
 
     def idle(self) -> list[Worker]:
         """Workers with a free slot, fastest first."""

@@ -81,7 +81,8 @@ class Dispatch:
         self._copies: dict[int, int] = {}
         self._troubles: dict[int, _Trouble] = {}
         self._next_ticket = 0
-        self._hedge_at = math.inf
+        self._hedge_at = math.inf  # no idle worker is to look for something to copy before ...
+        self._barren = math.inf  # ... if it is no faster than one that found nothing
         self._least_s = self.policy.message_s / 4  # shorter delays say nothing about a worker
         self._draining = False
 
@@ -120,11 +121,12 @@ class Dispatch:
                     self._remove(name, cause, actions)
             case Drain():
                 self._draining = True
-        self._hedge_at = math.inf
         if self.remaining and not self._draining:
             self._fill(now, actions)
             if self.policy.hedge:
                 self._hedge(now, actions)
+        else:
+            self._hedge_at = math.inf
         return actions
 
     def wake_at(self, now: float) -> float | None:
@@ -227,6 +229,8 @@ class Dispatch:
 
     def _fill(self, now: float, actions: list[Action]) -> None:
         """Gives work to every worker that has room."""
+        if not self._fresh.count and not self._returned:
+            return
         for worker in self._crew.with_room():
             while worker.room and (queued := self._fresh.count + len(self._returned)):
                 # At the very end nothing waits at a busy worker while another one may come free sooner.
@@ -256,6 +260,7 @@ class Dispatch:
 
     def _assign(self, worker: Worker, items: tuple[int, ...], now: float, actions: list[Action]) -> None:
         ticket = Ticket(self._next_ticket, worker, set(items), self._seconds(items))
+        self._barren = math.inf
         self._next_ticket += 1
         self._tickets[ticket.number] = ticket
         for item in items:
@@ -269,29 +274,38 @@ class Dispatch:
         return float(self._cost[list(items)].sum())
 
     def _hedge(self, now: float, actions: list[Action]) -> None:
-        """Gives idle workers copies of what will be done last, if they would be sooner; notes when more may be worth it."""
+        """Gives idle workers copies of what will be done last, if they would be sooner; notes when to look again."""
+        if now < self._hedge_at and self._crew.fastest_idle() >= self._barren:
+            return
+        self._hedge_at = self._barren = math.inf
         idle = self._crew.idle()
         if not idle:
             return
         least_s = self._least_s
-        open_tickets = [t for t in self._crew.in_flight() if self._copyable(t)]
-        open_tickets.sort(key=lambda ticket: (ticket.expected_end(now, least_s), ticket.number))
-        for worker in idle:
-            for ticket in reversed(open_tickets if worker.free_slots > 0 else []):
+        latest = [ticket for ticket in self._crew.in_flight() if self._copyable(ticket)]
+        latest.sort(key=lambda ticket: (ticket.expected_end(now, least_s), ticket.number))
+        for worker in idle:  # fastest first: what is not worth its while is not worth another one's
+            own = []
+            while latest and worker.free_slots > 0:
+                ticket = latest.pop()
                 items = self._copyable(ticket)
+                if ticket.worker is worker:
+                    own.append(ticket)
+                    continue
                 if ticket.started is not None:  # its worker has probably begun at the front
                     items = items[len(items) // 2 :]
-                if not items or worker is ticket.worker:
-                    continue
                 alone_s = self._seconds(items) * worker.ratio
                 if ticket.expected_end(now, least_s) - now > alone_s:
                     self.statistics.hedged += len(items)
                     self._assign(worker, items, now, actions)
-                    if worker.free_slots <= 0:
-                        break
-                elif ticket.started is not None:
-                    when = max(ticket.late_at(least_s), ticket.started + 1.01 * alone_s)
-                    self._hedge_at = min(self._hedge_at, when)
+                    if self._copyable(ticket):
+                        latest.append(ticket)
+                else:
+                    self._hedge_at = min(self._hedge_at, ticket.worth_a_copy_at(least_s, alone_s))
+            latest += reversed(own)
+            if not latest and worker.free_slots > 0:
+                self._barren = worker.ratio
+                break
 
     def _copyable(self, ticket: Ticket) -> tuple[int, ...]:
         """Open items of an assignment of which no second copy is in flight; what caused trouble before is not copied."""

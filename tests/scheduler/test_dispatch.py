@@ -213,6 +213,17 @@ def test_innocent_neighbours_of_a_killer_survive_it():
     assert len(model.accepted) == 39
 
 
+def test_what_only_waited_at_a_lost_worker_costs_no_try():
+    model = Model(12, Policy(max_retries=0, window=3))
+    worker = model.join(2)
+    first, second, *waiting = (model.tickets[ticket][1] for ticket in model.of(worker))
+    assert len(waiting) == 4
+    model.lose(worker)
+    assert set(model.given_up) == {*first, *second}
+    finish(model)
+    assert len(model.accepted) == 12 - len(model.given_up)
+
+
 def test_a_hung_worker_is_killed_and_its_work_goes_on_elsewhere():
     policy = Policy(hang_factor=10, hang_least_s=3.0, message_s=0.1, hedge=False)
     model = Model(30, policy)
