@@ -111,6 +111,7 @@ def test_all_ranks_return_what_rank_0_found_or_raise_its_error(
         assert fact["dqk_error"] == "TileError: tile 3 failed three times"
         expected = "ClusterError: rank 0 failed: " if rank else ""
         assert fact["other_error"] == f"{expected}ZeroDivisionError: by nothing"
+        assert fact["exit"] == "SystemExit: 3"
         assert fact["digest"] == fact["expected"]
 
 

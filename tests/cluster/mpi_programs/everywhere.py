@@ -39,17 +39,21 @@ def stumble(pool: WorkerPool) -> Arrays:
     raise ZeroDivisionError("by nothing")
 
 
+def leave(pool: WorkerPool) -> Arrays:
+    raise SystemExit(3)
+
+
 def caught(drive) -> str:
     try:
         run_everywhere(COMM, "a problem", drive)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         return f"{type(error).__name__}: {error}"
     return "no error"
 
 
 found = run_everywhere(COMM, "a problem", compute)
 tell(pid=os.getpid(), pids=found["pids"].tolist(), K=found["K"].tolist(), none=found["none"].shape)
-tell(dqk_error=caught(give_up), other_error=caught(stumble))
+tell(dqk_error=caught(give_up), other_error=caught(stumble), exit=caught(leave))
 found = run_everywhere(COMM, "large", compute_large)
 found["x"][:1] += 0  # may be written to
 tell(digest=sha256(found["x"]).hexdigest(), expected=sha256(LARGE).hexdigest())
