@@ -16,7 +16,7 @@ from dqk.circuit import Circuit
 from dqk.errors import InvalidInputError
 
 _LARGEST = 60  # qubits of a state that anybody might hold; keeps the prediction finite
-_TASK_S = 1e-4  # what a worker does for a tile beside computing it
+_TASK_S = 5e-5  # what a worker does for a tile beside computing it
 
 
 @dataclass(frozen=True, slots=True)

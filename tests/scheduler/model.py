@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -28,6 +29,15 @@ def some_plan(n_items: int, seed: int = 0) -> Plan:
     """Any tiles, with unequal predicted seconds."""
     tiles = np.stack([np.arange(n_items), np.zeros(n_items)], axis=1).astype(np.int32)
     return Plan(tiles, np.random.default_rng(seed).uniform(0.01, 0.2, n_items), 8)
+
+
+def until(reached: Callable[[], bool], most: int = 2000) -> Iterator[None]:
+    """For loops that go on until a condition holds; one that would never end fails."""
+    for _ in range(most):
+        if reached():
+            return
+        yield
+    raise AssertionError(f"not reached in {most} steps")
 
 
 class Model:

@@ -24,7 +24,7 @@ from dqk.scheduler import (
     Policy,
     Tick,
 )
-from tests.scheduler.model import Model, some_plan
+from tests.scheduler.model import Model, some_plan, until
 
 STEPS = [
     "done",
@@ -92,12 +92,9 @@ def finish(model: Model) -> None:
     """From here on everything works: whatever went before, the run ends, in no more steps than there can be messages."""
     if not model.slots:
         model.join()
-    for _ in range(3 * len(model.open) + len(model.tickets) + 10):
-        if model.dispatch.finished:
-            return
+    for _ in until(lambda: model.dispatch.finished, 3 * len(model.open) + len(model.tickets) + 10):
         model.now += 0.05
         model.report(model.live_tickets()[0])
-    raise AssertionError(f"{model.dispatch.remaining} items are still open")
 
 
 @given(sizes, policies, scripts)
@@ -121,7 +118,7 @@ def test_after_a_drain_nothing_starts_and_what_is_in_flight_comes_back(n_items, 
     assigned = model.assignments
     for kind, k in after:
         play(model, kind, k)
-    while model.live_tickets():
+    for _ in until(lambda: not model.live_tickets()):
         model.report(model.live_tickets()[-1])
     assert model.dispatch.finished and model.assignments == assigned
     assert model.dispatch.remaining == n_items - len(model.accepted) - len(model.given_up)
@@ -164,10 +161,7 @@ def test_tiles_that_fail_or_kill_are_found_and_the_rest_completes(n_items, faili
     model = Model(n_items, policy)
     for count in slots:
         model.join(count)
-    step = 0
-    while not model.dispatch.finished:
-        step += 1
-        assert step < 1000
+    for step, _ in enumerate(until(lambda: model.dispatch.finished)):
         model.now += 0.1
         busy = sorted(worker for worker in model.slots if model.of(worker))
         worker = busy[order[step % len(order)] % len(busy)]
@@ -200,7 +194,7 @@ def test_innocent_neighbours_of_a_killer_survive_it():
         model.report(model.live_tickets()[0])
     killer = model.tickets[model.live_tickets()[0]][1][3]
     losses = 0
-    while not model.dispatch.finished:
+    for _ in until(lambda: model.dispatch.finished):
         (worker,) = model.slots
         head = model.of(worker)[0]
         if killer in model.tickets[head][1]:
@@ -244,7 +238,7 @@ def test_a_hung_worker_is_killed_and_its_work_goes_on_elsewhere():
     kept = model.tickets[late][1][0]
     model.report(late)  # it was slow, not hung: its result is welcome as long as it is the first
     assert kept in model.accepted
-    while not model.dispatch.finished:
+    for _ in until(lambda: model.dispatch.finished):
         model.report(model.of(other)[0])
     assert not model.given_up and sorted(model.accepted) == list(range(30))
 
@@ -261,11 +255,11 @@ def test_hedging_takes_what_waits_and_what_is_late_and_the_first_result_wins():
     policy = Policy(message_s=0.01, window=2)
     model = Model(4, policy)
     slow, fast = model.join(), model.join()
-    while model.dispatch.statistics.hedged == 0:
+    for _ in until(lambda: model.dispatch.statistics.hedged > 0):
         model.now += 0.1
         model.report(model.of(fast)[0]) if model.of(fast) else model.tick(0.0)
     late = {item for ticket in model.of(slow) for item in model.tickets[ticket][1]}
-    while model.of(fast):
+    for _ in until(lambda: not model.of(fast)):
         model.now += 0.1
         model.report(model.of(fast)[0])
         wake = model.dispatch.wake_at(model.now)
@@ -281,7 +275,7 @@ def test_two_even_workers_do_nothing_twice():
     model = Model(40, Policy())
     names = [model.join(), model.join()]
     free = dict.fromkeys(names, 0.0)
-    while not model.dispatch.finished:
+    for _ in until(lambda: model.dispatch.finished):
         ends = {}
         for name in names:
             if model.of(name):

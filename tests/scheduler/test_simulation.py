@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from dqk.scheduler import Accept, Assign, Dispatch, Done, Joined, Kill, Lost, Plan, Policy, Tick, TileCost, plan
+from tests.scheduler.model import until
 
 LATENCY_S = 0.001
 
@@ -52,7 +53,7 @@ def simulate(tiles: Plan, workers: dict[str, Worker], policy: Policy | None = No
         happens(worker.joins, Joined(name))
         if worker.dies < np.inf:
             happens(worker.dies, Lost(name, "killed"))
-    while not dispatch.finished:
+    for _ in until(lambda: dispatch.finished, 10 * len(tiles) + 1000):
         wake = dispatch.wake_at(now)
         if events and (wake is None or events[0][0] <= wake):
             now, _, event = heapq.heappop(events)
