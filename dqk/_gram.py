@@ -152,33 +152,39 @@ def gram(
         raise InvalidInputError(
             f"kernel is {kernel!r}, expected a dqk kernel such as FidelityKernel(zz_feature_map(4))"
         )
-    if executor is None:
-        executor = getattr(kernel, "executor", None)
-    shots = getattr(kernel, "shots", None)
-    _check_sampling(shots, seed, return_std_error)
+    _check_sampling(kernel, seed, return_std_error, store)
     as_tensor = isinstance(X, Tensor) or isinstance(Y, Tensor)
-    x = to_samples("X", X, kernel.n_features)
-    y = None if Y is None or Y is X else to_samples("Y", Y, kernel.n_features)
-    if y is not None and y.device != x.device:
-        raise InvalidInputError(f"X is on {x.device} and Y on {y.device}; expected one device")
-    if y is not None and y.dtype != x.dtype:
-        wider = torch.promote_types(x.dtype, y.dtype)
-        x, y = x.to(wider), y.to(wider)
+    x, y = _samples(kernel, X, Y)
     if store is not None and any(samples is not None and samples.requires_grad for samples in (x, y)):
         raise UnsupportedError("a stored matrix is not differentiable; detach the samples, or leave out store")
-    observers = _observers(progress)
-    if store is None and shots is None and executor in (None, "inline") and isinstance(progress, bool):
-        engine: Any = _InlineEngine(progress)
-    else:
-        destination = store if isinstance(store, Destination) or store is None else Destination(store)
-        if destination is not None and shots is not None and seed is None:
-            raise InvalidInputError("a stored matrix of sampled entries needs a seed=, so that it can be resumed")
-        engine = _PoolEngine(executor_of(executor), observers, shots, seed, destination, str(kernel))
+    engine = _engine(kernel, executor, store, progress, seed)
     if as_tensor and store is None:
         return kernel._matrix(engine, x, y, log)
     with torch.no_grad():
         found = kernel._matrix(engine, x, y, log)
     return np.asarray(found.numpy()) if store is None else found
+
+
+def _samples(kernel: Kernel, X: Any, Y: Any) -> tuple[Tensor, Tensor | None]:
+    """Of one device and precision."""
+    x = to_samples("X", X, kernel.n_features)
+    if Y is None or Y is X:
+        return x, None
+    y = to_samples("Y", Y, kernel.n_features)
+    if y.device != x.device:
+        raise InvalidInputError(f"X is on {x.device} and Y on {y.device}; expected one device")
+    wider = torch.promote_types(x.dtype, y.dtype)
+    return x.to(wider), y.to(wider)
+
+
+def _engine(kernel: Kernel, executor: Any, store: Any, progress: Any, seed: int | None) -> Any:
+    if executor is None:
+        executor = getattr(kernel, "executor", None)
+    shots = getattr(kernel, "shots", None)
+    if store is None and shots is None and executor in (None, "inline") and isinstance(progress, bool):
+        return _InlineEngine(progress)
+    destination = store if isinstance(store, Destination) or store is None else Destination(store)
+    return _PoolEngine(executor_of(executor), _observers(progress), shots, seed, destination, str(kernel))
 
 
 def _observers(progress: bool | Observer | Sequence[Observer]) -> Sequence[Observer]:
@@ -187,13 +193,16 @@ def _observers(progress: bool | Observer | Sequence[Observer]) -> Sequence[Obser
     return [progress] if isinstance(progress, Observer) else progress
 
 
-def _check_sampling(shots: int | None, seed: Any, return_std_error: bool) -> None:
+def _check_sampling(kernel: Kernel, seed: Any, return_std_error: bool, store: Any) -> None:
+    exact = getattr(kernel, "shots", None) is None
     if return_std_error:
         raise UnsupportedError("this version gives no standard errors; leave out return_std_error")
-    if seed is not None and shots is None:
+    if seed is not None and exact:
         raise InvalidInputError(
             f"seed={seed!r}, but this kernel is exact: a seed belongs to FidelityKernel(..., shots=1000)"
         )
+    if seed is None and not exact and store is not None:
+        raise InvalidInputError("a stored matrix of sampled entries needs a seed=, so that it can be resumed")
     if seed is not None and not (isinstance(seed, int) and not isinstance(seed, bool) and 0 <= seed < 2**63):
         raise InvalidInputError(f"seed is {seed!r}, expected a whole number from 0 to 2**63 - 1")
 

@@ -116,6 +116,7 @@ class _Loop:
         self.pool, self.dispatch, self.work, self.observers = pool, dispatch, work, observers
         self.tickets: dict[int, tuple[str, int, tuple[int, ...]]] = {}  # ours -> (worker, dispatch's, items)
         self.probing: dict[int, Worker] = {}
+        self.met: set[str] = set()
         self.given_up: dict[int, str] = {}
         self.result: tuple[dict[str, Any], dict[str, np.ndarray]] = {}, {}
 
@@ -151,6 +152,9 @@ class _Loop:
                 self._tell(scheduler.Failed(worker, theirs, items, cause))
 
     def _probe(self, worker: Worker) -> None:
+        if worker.id in self.met:  # it joined before this run began, and `poll` says so now
+            return
+        self.met.add(worker.id)
         question = self.work.probe(worker)
         if question is None:
             self._join(worker)
