@@ -8,6 +8,7 @@ with the holder's name. Nothing depends on clocks.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import socket
@@ -24,6 +25,7 @@ from dqk.errors import LeaseError
 _PATIENCE_S = 10.0  # for others to finish some file operations
 _WRITING_S = 0.3  # between making a file and its content
 _POLL_S = 0.01
+_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
 @dataclass(frozen=True)
@@ -206,7 +208,30 @@ def _guarded(path: Path) -> Iterator[None]:
 
 
 def _create(path: Path, content: bytes) -> bool:
-    """Makes a file that must not exist; False if it does."""
+    """Makes a file that must not exist, with all of its content at once; False if it exists.
+
+    A link either is made or is not. A process that is killed between making a file and writing it would leave a lease that
+    nobody can judge.
+    """
+    if path.exists():
+        return False
+    fresh = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}")
+    try:
+        _write(os.open(fresh, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644), content)
+        os.link(fresh, path)
+        return True
+    except FileExistsError:
+        return fresh.stat().st_nlink == 2  # over a network a link can be made and its answer lost
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        return _create_without_link(path, content)
+    finally:
+        fresh.unlink(missing_ok=True)
+
+
+def _create_without_link(path: Path, content: bytes) -> bool:
+    """The same on file systems that have no hard links, with the gap between the file and its content."""
     try:
         descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
     except FileExistsError:

@@ -86,6 +86,21 @@ def check(path: Path) -> None:
         assert not found.damaged, f"{path}: {found.damaged}"
 
 
+def endure(drivers: list, patience_s: float) -> int:
+    """Starts drivers and kills them when a random time has passed; how many were still running."""
+    kills = 0
+    for driver in drivers:
+        driver.start()
+    for driver in drivers:
+        driver.join(random.uniform(0, patience_s))
+        if driver.is_alive():
+            driver.kill()
+            kills += 1
+        driver.join()
+        assert driver.exitcode in (0, -signal.SIGKILL), f"{driver}: exit code {driver.exitcode}"
+    return kills
+
+
 def one_matrix(folder: Path, number: int) -> int:
     """Computes a matrix through kills; their number."""
     path, kills = folder / f"{number}.zarr", 0
@@ -103,15 +118,12 @@ def one_matrix(folder: Path, number: int) -> int:
                 "shards": [(shard, (path, n, i, 3)) for i in (1, 2, 3)],
             }[mode]
             drivers = [fork.Process(target=job, args=arguments) for job, arguments in jobs]
-            for driver in drivers:
-                driver.start()
-            for driver in drivers:
-                driver.join(random.uniform(0, patience_s))
-                if driver.is_alive():
+            try:
+                kills += endure(drivers, patience_s)
+            finally:
+                for driver in drivers:
                     driver.kill()
-                    kills += 1
-                driver.join()
-                assert driver.exitcode in (0, -signal.SIGKILL), f"{mode}: exit code {driver.exitcode}"
+                    driver.join()
             if random.random() < 0.5:  # else the next driver meets workers that are still busy
                 wait_for(orphans)
                 check(path)

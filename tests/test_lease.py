@@ -1,5 +1,6 @@
 """A lease: one holder, dead holders replaced silently, living ones never; with real processes."""
 
+import errno
 import json
 import os
 import signal
@@ -220,6 +221,36 @@ def test_a_damaged_lease(path: Path) -> None:
     with pytest.raises(LeaseError, match="damaged lease.*--take-over"):
         Lease.acquire(path)
     Lease.acquire(path, take_over=True).release()
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_without_hard_links(path: Path, links: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    def link(source: Path, target: Path) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    if not links:
+        monkeypatch.setattr(os, "link", link)
+    with Lease.acquire(path) as lease:
+        assert Holder.read(path) == lease.holder
+        with pytest.raises(LeaseError, match="this process itself"):
+            Lease.acquire(path)
+        lease.refresh()
+    assert list(path.parent.iterdir()) == []
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("step", ["fsync", "link", "unlink"])
+def test_killed_while_taking_it(path: Path, step: str) -> None:
+    """At any moment there is no lease, or one that says who made it."""
+    child = os.fork()
+    if child == 0:
+        setattr(os, step, lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+        Lease.acquire(path)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    assert path.exists() == (step == "unlink")
+    Lease.acquire(path).release()
+    assert not path.exists()
 
 
 def test_a_forked_child_does_not_release(path: Path) -> None:
