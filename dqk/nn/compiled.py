@@ -22,6 +22,7 @@ from torch import Tensor
 
 from dqk.backends.autograd import first_derivative_only
 from dqk.backends.mps import MPSBackend
+from dqk.backends.statevector import StatevectorBackend
 from dqk.circuit import Circuit, Operand
 from dqk.kernels import FeatureMap
 from dqk.nn.layout import Layout
@@ -38,7 +39,7 @@ def why_not(cell: QKCell) -> str | None:
     """Why a cell takes the torch path; None if compiled code runs it."""
     if cell.feature_map.declared is None:
         return f"feature map {cell.feature_map.name!r} has no declared angles"
-    if type(cell.backend) is not MPSBackend:
+    if type(cell.backend) not in (MPSBackend, StatevectorBackend):
         return f"backend {cell.backend.name!r} has no compiled cell"
     return None
 
@@ -50,14 +51,16 @@ class Plan:
     Attributes:
         hidden: number of hidden units H.
         record: vectors that each time step records for a panel of samples.
+        product: whether states are Bloch vectors; else they are statevectors.
         work: numbers that compiled code works on, for each precision, forward and backward.
-        program: arguments of the compiled functions that come first, for each precision.
+        arguments: the compiled functions' first ones, for each precision.
     """
 
     hidden: int
     record: int
+    product: bool
     work: dict[tuple[torch.dtype, bool], int]
-    program: dict[torch.dtype, tuple[Any, ...]]
+    arguments: dict[torch.dtype, tuple[Any, ...]]
 
     def workspace(self, dtype: torch.dtype, backward: bool) -> np.ndarray:
         """Room to work on."""
@@ -76,8 +79,10 @@ def plan_of(cell: QKCell) -> Plan:
     from dqk.backends.compiled.cell import workspace
     from dqk.backends.compiled.cell_forward import record_size
     from dqk.backends.compiled.cell_layout import Sizes
-    from dqk.backends.compiled.cell_product import REFERENCE, SPACE
+    from dqk.backends.compiled.cell_product import SPACE
+    from dqk.backends.compiled.cell_states import places
 
+    product = isinstance(cell.backend, MPSBackend)
     o, n_features, n_qubits = cell.options, cell.feature_map.n_features, cell.circuit.n_qubits
     copies = 0 if cell.projection is None else cell.projection.out_features // n_features
     param_copies = 1 if cell.params is None else len(cell.params)
@@ -99,19 +104,25 @@ def plan_of(cell: QKCell) -> Plan:
         readouts=cell.alpha.shape[0],
         units=cell.alpha.shape[2],
         biased=int(cell.gate_bias is not None),
-        raw=1,
-        space=SPACE * n_qubits,
-        reference=REFERENCE * n_qubits,
-        d_reference=REFERENCE * n_qubits,
+        raw=1 if product else 2,
+        space=0,
+        reference=3 * n_qubits if product else 2 << n_qubits,
+        d_reference=0,
     )
-    programs, work = {}, {}
+    arguments, work = {}, {}
     for dtype, array_type in _DTYPES.items():
         lanes = VECTOR_BYTES // array_type.itemsize
-        gates, matrices, sources, numbers = _product(cell.circuit, cell.feature_map, array_type)
-        programs[dtype] = (np.array(sizes, np.int64), n_qubits, gates, matrices, sources, numbers, cell.kernel_scale)
+        circuit, angles = (_product if product else _states)(cell.circuit, cell.feature_map, array_type)
+        if product:
+            own = sizes._replace(space=SPACE * n_qubits, d_reference=3 * n_qubits)
+        else:
+            slots, kernels = len(circuit[6]), sizes.kernels * sizes.references
+            space = places.py_func(n_qubits, slots, lanes).weights + 2 * kernels
+            own = sizes._replace(space=space, d_reference=2 * max(1, 2**n_qubits // lanes))
+        arguments[dtype] = (np.array(own, np.int64), circuit, angles, cell.kernel_scale)
         for backward in (False, True):
-            work[dtype, backward] = workspace.py_func(sizes, len(sources) // 3, lanes, backward) + lanes
-    return Plan(cell.hidden_size, record_size.py_func(sizes), work, programs)
+            work[dtype, backward] = workspace.py_func(own, len(angles[0]) // 3, lanes, backward) + lanes
+    return Plan(cell.hidden_size, record_size.py_func(sizes), product, work, arguments)
 
 
 class _AngleTable:
@@ -122,9 +133,9 @@ class _AngleTable:
         self._rows: dict[tuple[Any, ...], int] = {}
 
     def number(self, operand: Operand) -> int:
-        """The number of a data or shared operand's angle."""
+        """The number of an operand's angle."""
         sign = operand.value
-        if operand.kind == "shared":
+        if operand.kind != "data":
             row: tuple[Any, ...] = ((-1, sign, 0.0), (-1, 1.0, 0.0), operand.column)
         else:
             angle = self._map.declared[operand.column]  # type: ignore[index]
@@ -143,8 +154,8 @@ class _AngleTable:
 
 
 @lru_cache(maxsize=128)
-def _product(circuit: Circuit, feature_map: FeatureMap, dtype: np.dtype) -> tuple[np.ndarray, ...]:
-    """Gates and matrices of a circuit of one-qubit gates, as `cell_product.Product` has them, and its angles."""
+def _product(circuit: Circuit, feature_map: FeatureMap, dtype: np.dtype) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    """A circuit of one-qubit gates as `cell_product.Product` has it, and its angles."""
     from dqk.backends.compiled.product import MATRIX
     from dqk.backends.mps import rotations
 
@@ -154,7 +165,24 @@ def _product(circuit: Circuit, feature_map: FeatureMap, dtype: np.dtype) -> tupl
         (qubit, axis, column if axis == MATRIX else table.number(gate.operand))  # type: ignore[arg-type]
         for gate, (qubit, axis, _, column) in zip(circuit.gates, rows.tolist(), strict=True)
     ]
-    return np.array(gates, np.int64).ravel(), matrices.ravel(), *table.arrays(dtype)
+    return (circuit.n_qubits, np.array(gates, np.int64).ravel(), matrices.ravel()), table.arrays(dtype)
+
+
+@lru_cache(maxsize=128)
+def _states(circuit: Circuit, feature_map: FeatureMap, dtype: np.dtype) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    """A circuit as `cell_states.States` has it, and its angles."""
+    from dqk.backends.compiled.program import program_of
+
+    table = _AngleTable(feature_map)
+    steps, frames, slots, factors, starts, matrices = program_of(circuit, dtype)
+    kinds = ("constant", "data", "shared")
+    operands = [
+        Operand(kinds[kind], factor, column)  # type: ignore[arg-type]
+        for (kind, column, _), factor in zip(slots.tolist(), factors.tolist(), strict=True)
+    ]
+    sources = np.array([table.number(operand) for operand in operands], np.int64)
+    pair = np.arange(2, dtype=np.int32)
+    return (circuit.n_qubits, steps, frames, slots, starts, matrices, sources, pair), table.arrays(dtype)
 
 
 def run_compiled(
@@ -223,8 +251,9 @@ class _Compiled(torch.autograd.Function):
         out = x.new_empty((*x.shape[:-1], plan.hidden))
         h_n, c_n = x.new_empty((1, layout.batch, plan.hidden)), x.new_empty((1, layout.batch, plan.hidden))
         record = plan.records(layout, x.dtype, recording)
-        finite = _entry_points().product_forward(
-            *plan.program[x.dtype],
+        entry = _entry_points()
+        finite = (entry.product_forward if plan.product else entry.state_forward)(
+            *plan.arguments[x.dtype],
             _addresses(parameters),
             _call(plan, layout, reverse, x, h0, c0),
             _addresses((out, h_n, c_n)),
@@ -248,8 +277,9 @@ def _backward(ctx, *cotangents):
     needed = ctx.needs_input_grad[5:8]
     found = [_new(t) if n else None for t, n in zip(states, needed, strict=True)], [_new(t) for t in parameters]
     outputs = _contiguous(cotangents)  # kept while their addresses are in use
-    _entry_points().product_backward(
-        *ctx.plan.program[states[0].dtype],
+    entry = _entry_points()
+    (entry.product_backward if ctx.plan.product else entry.state_backward)(
+        *ctx.plan.arguments[states[0].dtype],
         _addresses(parameters),
         _call(ctx.plan, ctx.layout, ctx.reverse, *states),
         _addresses(outputs),

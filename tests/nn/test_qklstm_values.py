@@ -103,7 +103,7 @@ def choose(lstm: QKLSTM, path: str) -> None:
 
 
 def test_what_is_compiled_and_what_is_fused() -> None:
-    assert set(COMPILED) == {name for name in VARIANTS if CELLS[name].circuit.is_product and "pairs" not in name}
+    assert set(COMPILED) == {name for name in VARIANTS if "pairs" not in name}
     assert why_not(CELLS["default"]) is None
     assert why_not(CELLS["pairs"]) == "backend 'pairs' has no compiled cell"
     assert {"default", "table1", "equation3", "shared_kernel", "projection", "input", "bsp", "rotations"} <= set(FUSED)
@@ -144,7 +144,7 @@ def test_paths_give_the_same(path: str, name: str, layout: str) -> None:
 @pytest.mark.parametrize("name", COMPILED)
 def test_compiled_float32_agrees_with_float64(name: str) -> None:
     """Tolerance: 1e-4 of the largest entry, for the sums over time steps cancel."""
-    double = build(name, num_layers=2)
+    double = build(name, bidirectional=True)
     expected = outputs_and_gradients(double, samples(4, 19), "packed")
     found = outputs_and_gradients(double.float(), samples(4, 19).float(), "packed")
     for single, wanted in zip(found, expected, strict=True):

@@ -17,6 +17,7 @@ from dqk.backends.compiled.cell_forward import Weights, cell_places, new_cell, r
 from dqk.backends.compiled.cell_layout import Rows, Steps, sizes_from
 from dqk.backends.compiled.cell_math import ahead, at_address, lanes_of, pointer_to
 from dqk.backends.compiled.cell_product import Product
+from dqk.backends.compiled.cell_states import States
 from dqk.backends.compiled.jit import inner, jit
 
 
@@ -129,6 +130,13 @@ def _panel_size(sizes, call, lanes):
 
 
 @inner
+def _cell(program, sizes, angles, part, scale, parameters, work):
+    sources, numbers = angles
+    given = Angles(len(sources) // 3, pointer_to(sources), pointer_to(numbers))
+    return new_cell(sizes_from(sizes), program, given, _weights(Parameters(*parameters), work), part, scale, work)
+
+
+@inner
 def _forward(cell, call, outputs, recording, records, integers):
     steps, lanes, size = _steps(call, integers), lanes_of(records), _panel_size(cell.sizes, call, lanes_of(records))
     x, out = _rows_of_x(call, call.x, records), _rows_of_out(call, outputs.out, records)
@@ -147,8 +155,9 @@ def _maybe(address, like):
 
 
 @inner
-def _backward(cell, d, call, d_outputs, d_inputs, records, integers):
+def _backward(cell, call, d_outputs, d_inputs, d_weights, scale, records, work, integers):
     steps, lanes, size = _steps(call, integers), lanes_of(records), _panel_size(cell.sizes, call, lanes_of(records))
+    d = new_cotangents(cell, ahead(work, cell_places(cell.sizes, cell.angles.n_angles, lanes)[9]))
     x = _rows_of_x(call, call.x, records)
     d_x = _rows_of_x(call, d_inputs.x, records), d_inputs.x != 0
     d_out = _rows_of_out(call, d_outputs.out, records), d_outputs.out != 0
@@ -157,69 +166,60 @@ def _backward(cell, d, call, d_outputs, d_inputs, records, integers):
     for first in range(0, call.batch, lanes):
         own = ahead(records, first // lanes * size)
         run_panel_vjp(cell, d, steps, x, first, own, d_out, d_last, d_x, d_initial)
+    collect(cell, d, scale, d_weights)
 
 
 @inner
-def _product_cell(sizes, qubits, gates, matrices, sources, numbers, scale, parameters, work):
-    program = Product(qubits, len(gates) // 3, pointer_to(gates), pointer_to(matrices))
-    angles = Angles(len(sources) // 3, pointer_to(sources), pointer_to(numbers))
-    return new_cell(sizes, program, angles, _weights(parameters, work), 1.0, scale, work)
+def _product(circuit):
+    qubits, gates, matrices = circuit
+    return Product(qubits, len(gates) // 3, pointer_to(gates), pointer_to(matrices))
 
 
 @jit
-def product_forward(
-    sizes, qubits, gates, matrices, sources, numbers, scale, parameters, call, outputs, recording, work, record
-):
+def product_forward(sizes, circuit, angles, scale, parameters, call, outputs, recording, work, record):
     """Runs a cell whose circuit has no two-qubit gates.
 
     Args:
         sizes: the numbers of `Sizes`, int64.
-        qubits: number of qubits.
-        gates: see `Product`, flat.
-        matrices: see `Product`, flat.
-        sources: see `Angles`, flat.
-        numbers: see `Angles`, flat.
+        circuit: number of qubits, gates and matrices as flat arrays, see `Product`.
+        angles: sources and numbers as flat arrays, see `Angles`.
         scale: kernel scale.
-        parameters: `Parameters`.
-        call: `Call`.
-        outputs: `Outputs`, to be written.
+        parameters: the numbers of `Parameters`.
+        call: the numbers of `Call`.
+        outputs: the numbers of `Outputs`, to be written.
         recording: whether a backward pass may follow.
-        work: room for `workspace` elements, in the dtype of all tensors.
-        record: room for what `cell_forward` records, with one vector to spare.
+        work: room for `workspace` elements and a vector, in the dtype of all tensors.
+        record: room for what `cell_forward` records and a vector.
 
     Returns:
         Whether all inputs are finite.
     """
     space = _on_boundary(work)
-    cell = _product_cell(
-        sizes_from(sizes), qubits, gates, matrices, sources, numbers, scale, Parameters(*parameters), space
-    )
+    cell = _cell(_product(circuit), sizes, angles, 1.0, scale, parameters, space)
     return _forward(cell, Call(*call), Outputs(*outputs), recording, _on_boundary(record), pointer_to(sizes))
 
 
 @jit
-def product_backward(
-    sizes,
-    qubits,
-    gates,
-    matrices,
-    sources,
-    numbers,
-    scale,
-    parameters,
-    call,
-    d_outputs,
-    d_inputs,
-    d_parameters,
-    work,
-    record,
-):
+def product_backward(sizes, circuit, angles, scale, parameters, call, d_outputs, d_inputs, d_parameters, work, record):
     """Cotangents of all inputs and parameters of `product_forward`, from those of its outputs and from its record."""
     space = _on_boundary(work)
-    cell = _product_cell(
-        sizes_from(sizes), qubits, gates, matrices, sources, numbers, scale, Parameters(*parameters), space
-    )
-    d = new_cotangents(cell, ahead(space, cell_places(cell.sizes, cell.angles.n_angles, lanes_of(space))[9]))
-    outputs, inputs = Outputs(*d_outputs), InputCotangents(*d_inputs)
-    _backward(cell, d, Call(*call), outputs, inputs, _on_boundary(record), pointer_to(sizes))
-    collect(cell, d, scale, _weights(Parameters(*d_parameters), space))
+    cell = _cell(_product(circuit), sizes, angles, 1.0, scale, parameters, space)
+    found = Outputs(*d_outputs), InputCotangents(*d_inputs), _weights(Parameters(*d_parameters), space)
+    _backward(cell, Call(*call), *found, scale, _on_boundary(record), space, pointer_to(sizes))
+
+
+@jit
+def state_forward(sizes, circuit, angles, scale, parameters, call, outputs, recording, work, record):
+    """Runs a cell with any circuit: as `product_forward`, with the fields of `States` for `circuit`."""
+    space = _on_boundary(work)
+    cell = _cell(States(*circuit), sizes, angles, 0.5, scale, parameters, space)
+    return _forward(cell, Call(*call), Outputs(*outputs), recording, _on_boundary(record), pointer_to(sizes))
+
+
+@jit
+def state_backward(sizes, circuit, angles, scale, parameters, call, d_outputs, d_inputs, d_parameters, work, record):
+    """Cotangents of all inputs and parameters of `state_forward`, from those of its outputs and from its record."""
+    space = _on_boundary(work)
+    cell = _cell(States(*circuit), sizes, angles, 0.5, scale, parameters, space)
+    found = Outputs(*d_outputs), InputCotangents(*d_inputs), _weights(Parameters(*d_parameters), space)
+    _backward(cell, Call(*call), *found, scale, _on_boundary(record), space, pointer_to(sizes))

@@ -52,8 +52,8 @@ class Bloch(NamedTuple):
     before: int
 
 
-SPACE, REFERENCE = 8, 3
-"""Vectors of `Bloch`, and coordinates of a reference, for each qubit."""
+SPACE = 8
+"""Vectors of `Bloch` for each qubit."""
 
 
 @inner

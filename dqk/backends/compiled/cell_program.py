@@ -12,6 +12,7 @@ from __future__ import annotations
 from numba.extending import overload
 
 from dqk.backends.compiled import cell_product as product
+from dqk.backends.compiled import cell_states as states
 
 
 def encode(program, space, trig):
@@ -43,7 +44,8 @@ def overlap_vjp(program, space, references, first, count, raw, d_kernel, d_refer
 
 
 def _choose(program, name):
-    return getattr(product, name).py_func
+    module = product if program.instance_class is product.Product else states
+    return getattr(module, name).py_func
 
 
 @overload(encode)
