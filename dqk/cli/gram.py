@@ -80,6 +80,10 @@ def gram(
 
         display, spans = LiveDisplay(), Trace()
         observers = [display, spans] if trace or timeline else [display]
+        if executor == "mpi" and destination is None:
+            stderr().print(
+                "note: a rank that is lost ends an MPI job, and without a store (-o K.zarr) its work with it"
+            )
         stack.enter_context(_stoppable(out, destination is not None))
         if executor != "mpi":
             pool = stack.enter_context(_pool(executor, workers))

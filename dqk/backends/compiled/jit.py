@@ -7,6 +7,7 @@ different processors, and a launch of many processes must not compile the same c
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import pickle
 import sys
@@ -62,10 +63,19 @@ class _Announced:
         precision = arguments[self._last_array].dtype
         if precision not in self._seen:
             self._seen.add(precision)
-            if precision not in self.told and not _is_cached(self._dispatcher, arguments):
-                self.told.add(precision)
-                text = f"dqk: compiling for this processor and {precision}, once (kept in {cache_folder()}) ..."
-                print(text, file=sys.stderr, flush=True)
+            if not _is_cached(self._dispatcher, arguments):
+                with _one_at_a_time():
+                    return self._first_call(precision, arguments)
+        return self._call(arguments)
+
+    def _first_call(self, precision: Any, arguments: tuple[Any, ...]) -> Any:
+        if precision not in self.told and not _is_cached(self._dispatcher, arguments):
+            self.told.add(precision)
+            text = f"dqk: compiling for this processor and {precision}, once (kept in {cache_folder()}) ..."
+            print(text, file=sys.stderr, flush=True)
+        return self._call(arguments)
+
+    def _call(self, arguments: tuple[Any, ...]) -> Any:
         try:
             return self._dispatcher(*arguments)
         except (pickle.UnpicklingError, EOFError) as error:
@@ -76,6 +86,15 @@ class _Announced:
             )
             self._dispatcher._cache.flush()
             return self._dispatcher(*arguments)
+
+
+@contextlib.contextmanager
+def _one_at_a_time() -> Iterator[None]:
+    """Of the processes of this node one compiles; those that wait find its code in the cache."""
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):  # a folder without locks: everybody compiles
+            fcntl.flock(stack.enter_context((cache_folder() / "lock").open("w")), fcntl.LOCK_EX)
+        yield
 
 
 def _is_cached(dispatcher: Any, arguments: tuple[Any, ...]) -> bool:
