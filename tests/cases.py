@@ -15,6 +15,7 @@ from torch import Tensor
 
 from dqk import FidelityKernel, Kernel, ProjectedKernel
 from dqk.backends import Backend
+from dqk.backends.statevector import StatevectorBackend
 from dqk.circuit import GATES, Circuit, Gate, constant, data, shared, unitary
 from dqk.kernels import FeatureMap
 from dqk.kernels.feature_maps import (
@@ -160,6 +161,9 @@ KERNELS: dict[str, Callable[[], Kernel]] = {
     **{f"FidelityKernel-{name}": lambda m=feature_map: FidelityKernel(m) for name, feature_map in FEATURE_MAPS.items()},
     "FidelityKernel-reference": lambda: FidelityKernel(bsp_feature_map(3), backend="reference"),
     "FidelityKernel-statevector": lambda: FidelityKernel(qklstm_feature_map(3), backend="statevector"),
+    "FidelityKernel-blas": lambda: FidelityKernel(
+        FEATURE_MAPS["reuploading_feature_map-rotations"], backend=StatevectorBackend(panels=False)
+    ),
     "FidelityKernel-backend-object": lambda: FidelityKernel(qklstm_feature_map(2), backend=BACKENDS["mps"]),
     "ProjectedKernel-qklstm": lambda: ProjectedKernel(qklstm_feature_map(3)),
     "ProjectedKernel-rotations": lambda: ProjectedKernel(FEATURE_MAPS["reuploading_feature_map-rotations"], gamma=0.3),

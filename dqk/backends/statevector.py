@@ -20,10 +20,10 @@ from torch import Tensor
 from dqk._resources import one_blas_thread, require_memory
 from dqk.backends.arrays import contiguous, require_cpu, zeros
 from dqk.backends.base import Capabilities, EncodingBackend, Parallel
+from dqk.backends.compiled import VECTOR_BYTES
 from dqk.circuit import Circuit
 
 _PAD, _PAD_FROM = 8, 256
-VECTOR_BYTES = 64
 _SAMPLES_PER_TASK = 32
 
 
@@ -112,7 +112,7 @@ class StatevectorBackend(EncodingBackend):
 
     def tile_bytes(self, circuit: Circuit, dtype: torch.dtype) -> int:
         """Products of one tile and the states of one vector of samples."""
-        return 4 * self.tile_side(circuit, dtype) ** 2 * dtype.itemsize + 2**circuit.n_qubits * 128 * 2
+        return 4 * self.tile_side(circuit, dtype) ** 2 * dtype.itemsize + 2**circuit.n_qubits * 4 * VECTOR_BYTES
 
     def encode(self, circuit: Circuit, angles: Tensor, shared: Tensor) -> Tensor:
         """States of the samples, shape (2, 2**n, N)."""
@@ -173,8 +173,8 @@ class StatevectorBackend(EncodingBackend):
 
         arrays = contiguous(angles), contiguous(shared)
         size = 2**circuit.n_qubits
-        # Beside the result, the vector of samples that is being made: 128 bytes for each amplitude.
-        needed = size * (planes * len(angles) * arrays[0].itemsize + 128)
+        # Beside the result, the vector of samples that is being made: two vectors for each amplitude.
+        needed = size * (planes * len(angles) * arrays[0].itemsize + 2 * VECTOR_BYTES)
         require_memory(needed, f"{len(angles)} states of {circuit.n_qubits} qubits")
         # Rows a power of two apart would compete for the same cache sets.
         out = _aligned((planes, len(angles), size + _PAD if size >= _PAD_FROM else size), arrays[0].dtype)

@@ -71,6 +71,22 @@ def test_permutations_cost_no_step_and_phases_are_collected():
     assert len(frames) == 3
 
 
+def test_programs_are_kept_up_to_a_bound_in_bytes():
+    """A program on 10 qubits has four frames of 2**10 int32, 16 KiB, and less than 4 KiB of the rest: two fit into 40 KiB."""
+    programs, dtype = program._Programs(most_bytes=40 * 2**10), np.dtype("f8")
+    gates = reuploading_feature_map(10, 3).circuit.gates
+    one, two, three = (Circuit(10, (*gates, Gate("x", (q,))), n_data=60) for q in range(3))
+    first, second = programs(one, dtype), programs(two, dtype)
+    assert 16 * 2**10 < sum(array.nbytes for array in first) < 20 * 2**10
+    assert programs(one, dtype) is first
+    programs(three, dtype)  # in place of the second, which was not used for longest
+    assert programs.nbytes <= programs.most_bytes
+    assert programs(one, dtype) is first
+    assert programs(two, dtype) is not second
+    wide = zz_feature_map(14).circuit  # more than the bound alone
+    assert programs(wide, dtype) is programs(wide, dtype)
+
+
 def test_full_zz_entanglement_takes_fewer_passes_than_pairs():
     kernel = FidelityKernel(zz_feature_map(6, reps=1))
     stars = program.program_of(kernel.circuit, np.dtype("f8"))[0]

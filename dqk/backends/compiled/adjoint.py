@@ -34,7 +34,7 @@ from dqk.backends.compiled.passes import (
     width,
 )
 from dqk.backends.compiled.program import CRX, CRY, DENSE1, DENSE2, HADAMARD, NO_BIT, RX, RY, RY2, RYY, RZ, STAR
-from dqk.backends.compiled.simd import load, store, transpose
+from dqk.backends.compiled.simd import lanes_of, load, store, transpose
 
 
 @inner
@@ -262,7 +262,7 @@ def _read(psi, rows, source, strides, start, count, square):
 
     `strides` are the distances in `source` of imaginary from real parts and of a sample from the one before.
     """
-    size, lanes = len(rows), width(psi) // 2
+    size, lanes = len(rows), lanes_of(psi)
     for part in range(2):
         for first in range(0, size, lanes):
             for lane in range(lanes):
@@ -270,7 +270,8 @@ def _read(psi, rows, source, strides, start, count, square):
                 if size >= lanes:
                     store(square, lane * lanes, load(source, at))
                 else:
-                    square[lane * lanes : lane * lanes + size] = source[at : at + size]
+                    for k in range(size):
+                        square[lane * lanes + k] = source[at + k]
             transpose(square)
             for k in range(min(lanes, size)):
                 store(psi, (2 * rows[first + k] + part) * lanes, load(square, k * lanes))
@@ -313,7 +314,7 @@ def sweep_states(
     """
     count, size = len(angles), frames.shape[1]
     n = int(round(math.log2(size)))
-    lanes = 64 // encoded.itemsize
+    lanes = lanes_of(encoded)
     w = 2 * lanes
     square = aligned(encoded, lanes * lanes)
     psi, lam, scratch = aligned(encoded, size * w), aligned(encoded, size * w), aligned(encoded, 4 * w)

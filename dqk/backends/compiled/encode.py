@@ -10,14 +10,14 @@ import math
 import numpy as np
 
 from dqk.backends.compiled.jit import inner, jit
-from dqk.backends.compiled.passes import aligned, fill_trig, start_qubits, start_state, step, width
-from dqk.backends.compiled.simd import load, store, transpose
+from dqk.backends.compiled.passes import aligned, fill_trig, start_qubits, start_state, step
+from dqk.backends.compiled.simd import lanes_of, load, store, transpose
 
 
 @inner
 def constants(like):
     """Vectors of 1 and of sqrt(1/2), in an array."""
-    lanes = 64 // like.itemsize
+    lanes = lanes_of(like)
     values = aligned(like, 2 * lanes)
     values[:lanes] = 1.0
     values[lanes:] = math.sqrt(0.5)
@@ -27,7 +27,7 @@ def constants(like):
 @inner
 def workspace(like, size, n_slots):
     """What `simulate` works on: the state, two tables, the one-qubit states, cosines and sines, a scratch and constants."""
-    lanes = 64 // like.itemsize
+    lanes = lanes_of(like)
     w = 2 * lanes
     n = int(round(math.log2(size)))
     return (
@@ -46,7 +46,7 @@ def workspace(like, size, n_slots):
 def simulate(space, steps, frames, slots, factors, starts, matrices, angles, shared, start):
     """Runs the program on samples start, start + 1, ...; the states are in `space[0]`, in the order of the last frame."""
     psi, low, high, qubits, trig, scratch, units, pair = space
-    lanes = width(psi) // 2
+    lanes = lanes_of(psi)
     n = len(qubits) // (4 * lanes)
     ones, root = load(units, 0), load(units, lanes)
     fill_trig(trig, slots, factors, angles, shared, start, lanes)
@@ -60,7 +60,7 @@ def simulate(space, steps, frames, slots, factors, starts, matrices, angles, sha
 def _write(psi, rows, out, start, square):
     """One vector of samples to `out`, a square of amplitudes and samples at a time so that whole cache lines are written."""
     planes, count, stride = out.shape
-    size, lanes = len(rows), 64 // out.itemsize
+    size, lanes = len(rows), lanes_of(out)
     flat = out.reshape(-1)
     for plane in range(planes):
         for first in range(0, size, lanes):
@@ -74,7 +74,8 @@ def _write(psi, rows, out, start, square):
                 if size >= lanes:
                     store(flat, at, load(square, lane * lanes))
                 else:
-                    flat[at : at + size] = square[lane * lanes : lane * lanes + size]
+                    for k in range(size):
+                        flat[at + k] = square[lane * lanes + k]
 
 
 @jit
@@ -94,7 +95,7 @@ def encode_states(steps, frames, slots, factors, starts, matrices, angles, share
         first: first sample.
         last: one past the last sample; may lie beyond the end.
     """
-    lanes = 64 // out.itemsize
+    lanes = lanes_of(out)
     space = workspace(out, frames.shape[1], len(factors))
     square = aligned(out, lanes * lanes)
     for start in range(first, min(last, out.shape[1]), lanes):

@@ -16,7 +16,7 @@ import numba
 from dqk.backends.compiled.encode import simulate, workspace
 from dqk.backends.compiled.jit import inner, jit
 from dqk.backends.compiled.passes import aligned
-from dqk.backends.compiled.simd import load, splat, store
+from dqk.backends.compiled.simd import lanes_of, load, splat, store
 
 ROWS = 4
 RUN = 128  # amplitudes between two visits of a microtile
@@ -74,7 +74,7 @@ def _load8(array, at, lanes):
 @inner
 def _microtile(a, at_a, b, at_b0, at_b1, size, sums, at):
     """Adds `size` amplitudes to three products of one microtile: re re, im im, and (re + im)(re - im)."""
-    lanes = 64 // a.itemsize
+    lanes = lanes_of(a)
     first, second, third = (
         _load8(sums, at, lanes),
         _load8(sums, at + 8 * lanes, lanes),

@@ -13,6 +13,7 @@ import math
 
 import numpy as np
 
+from dqk.backends.compiled import VECTOR_BYTES
 from dqk.backends.compiled.jit import inner
 from dqk.backends.compiled.program import (
     CRX,
@@ -28,7 +29,7 @@ from dqk.backends.compiled.program import (
     RZ,
     STAR,
 )
-from dqk.backends.compiled.simd import load, splat, store
+from dqk.backends.compiled.simd import lanes_of, load, splat, store
 
 _ROOT = math.sqrt(0.5)
 
@@ -36,14 +37,14 @@ _ROOT = math.sqrt(0.5)
 @inner
 def width(psi):
     """Elements of one row: real and imaginary vectors."""
-    return 128 // psi.itemsize
+    return 2 * lanes_of(psi)
 
 
 @inner
 def aligned(like, size):
     """An uninitialised array whose data start on a vector boundary."""
-    buffer = np.empty(size + 64 // like.itemsize, like.dtype)
-    offset = (-buffer.ctypes.data % 64) // like.itemsize
+    buffer = np.empty(size + lanes_of(like), like.dtype)
+    offset = (-buffer.ctypes.data % VECTOR_BYTES) // like.itemsize
     return buffer[offset : offset + size]
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from dqk.backends.compiled.jit import inner, jit
 from dqk.backends.compiled.passes import aligned
-from dqk.backends.compiled.simd import load, splat, store
+from dqk.backends.compiled.simd import lanes_of, load, splat, store
 
 MATRIX = 3  # in place of an axis: a constant rotation matrix
 LOG_RUN = 8  # factors multiplied before a logarithm is taken: eight of 1e-16 do not underflow
@@ -87,7 +87,7 @@ def sweep_bloch(gates, factors, matrices, angles, shared, state, cotangent, out_
 def padded(b):
     """Columns padded with zeros to whole vectors, as one flat array per coordinate; and the padded count."""
     n, _, count = b.shape
-    lanes = 64 // b.itemsize
+    lanes = lanes_of(b)
     full = (count + lanes - 1) // lanes * lanes
     flat = aligned(b, n * 3 * full)
     if full > count:
@@ -128,7 +128,7 @@ def overlap_bloch(a, b, out):
     n, _, count = a.shape
     columns, full = padded(b)
     rows = halves(a)
-    lanes = 64 // a.itemsize
+    lanes = lanes_of(a)
     half, one = splat(rows, len(rows) - 2), splat(rows, len(rows) - 1)
     line = aligned(a, 4 * lanes)
     for j in range(0, full, lanes):
@@ -175,7 +175,7 @@ def overlap_bloch_vjp(a, b, cotangent, log, out_a, out_b):
     n, _, count = a.shape
     columns, full = padded(b)
     rows = halves(a)
-    lanes = 64 // a.itemsize
+    lanes = lanes_of(a)
     half, one = splat(rows, len(rows) - 2), splat(rows, len(rows) - 1)
     sums_b = aligned(a, n * 3 * full)
     sums_b[:] = 0.0

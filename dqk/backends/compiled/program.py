@@ -9,9 +9,10 @@ two-qubit gate go into the product state that starts the run.
 from __future__ import annotations
 
 import math
-from collections import Counter
+import os
+import threading
+from collections import Counter, OrderedDict
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -63,10 +64,37 @@ class Program:
         return (self.steps, self.frames, self.slots, self.factors, self.starts, self.matrices.astype(dtype))
 
 
-@lru_cache(maxsize=128)
-def program_of(circuit: Circuit, dtype: np.dtype) -> tuple[np.ndarray, ...]:
-    """The compiled passes' arguments for a circuit."""
-    return _Compiler(circuit).compile().arguments(dtype)
+class _Programs:
+    """The programs used last, as many as fit: frames take 4 * 2**n bytes for each layer of CX, X or SWAP."""
+
+    def __init__(self, most_bytes: int) -> None:
+        self.most_bytes = most_bytes
+        self._kept: OrderedDict[tuple[Circuit, np.dtype], tuple[np.ndarray, ...]] = OrderedDict()
+        self._unlock()
+        os.register_at_fork(after_in_child=self._unlock)
+
+    def _unlock(self) -> None:
+        self._lock = threading.Lock()  # a forked child has none of the parent's threads
+
+    def __call__(self, circuit: Circuit, dtype: np.dtype) -> tuple[np.ndarray, ...]:
+        """The compiled passes' arguments for a circuit and a dtype of the state."""
+        key = circuit, dtype
+        with self._lock:
+            if key in self._kept:
+                self._kept.move_to_end(key)
+            else:
+                self._kept[key] = _Compiler(circuit).compile().arguments(dtype)
+                while len(self._kept) > 1 and self.nbytes > self.most_bytes:
+                    self._kept.popitem(last=False)
+            return self._kept[key]
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of what is kept; only a program that exceeds the bound alone takes more than it."""
+        return sum(array.nbytes for arrays in self._kept.values() for array in arrays)
+
+
+program_of = _Programs(most_bytes=64 * 2**20)
 
 
 class _Compiler:

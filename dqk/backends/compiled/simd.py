@@ -11,17 +11,18 @@ from __future__ import annotations
 
 import operator
 
-import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic, models, overload, register_model
 
-VECTOR_BYTES = 64
+from dqk.backends.compiled import VECTOR_BYTES
+from dqk.backends.compiled.jit import inner
 
 
-def lanes(dtype) -> int:
-    """Samples per vector of a NumPy dtype."""
-    return VECTOR_BYTES // np.dtype(dtype).itemsize
+@inner
+def lanes_of(array):
+    """Samples per vector of the array's dtype."""
+    return VECTOR_BYTES // array.itemsize
 
 
 class Vector(types.Type):
