@@ -85,8 +85,12 @@ class RayPool(WorkerPool):
         if (workers is not None and workers < 1) or slots < 1:
             raise InvalidInputError(f"workers={workers} with slots={slots}, expected whole numbers of at least 1")
         self._wanted, self._slots, self._address = workers, slots, address
-        self._cpus = float(slots if cpus_per_worker is None else cpus_per_worker)
-        self._gpus = float(gpus_per_worker)
+        self._cpus, self._gpus = float(slots if cpus_per_worker is None else cpus_per_worker), float(gpus_per_worker)
+        if self._cpus <= 0 or self._gpus < 0:
+            raise InvalidInputError(
+                f"cpus_per_worker={cpus_per_worker} and gpus_per_worker={gpus_per_worker}, expected more than 0 CPUs and at "
+                "least 0 GPUs"
+            )
         self._start_timeout_s, self._max_replacements = start_timeout_s, max_replacements
         self._started = 0
         self._stack = contextlib.ExitStack()

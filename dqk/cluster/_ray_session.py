@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import secrets
 import shutil
 import signal
+import socket
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
 from dqk.errors import BackendUnavailableError, ClusterError
 
 _LONGEST_TEMP = 30  # Ray adds 70 characters to the path of its sockets, which may have 107
+_PATIENCE_S = 5.0  # with a cluster that may just be starting
 
 
 def ray_module() -> Any:
@@ -62,12 +66,14 @@ def ray_session(address: str | None, cpus: float) -> Iterator[bool]:
 
 @contextlib.contextmanager
 def _cluster(ray: Any, address: str) -> Iterator[None]:
+    advice = "start one with `ray start --head`, or unset RAY_ADDRESS to have one started on this machine"
+    if (error := _unreachable(address)) is not None:
+        raise ClusterError(f"no Ray answers at {address!r} (the address given, or RAY_ADDRESS): {error}; {advice}")
     try:
         _init(ray, address=address)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise ClusterError(
-            f"no Ray answers at {address!r} (the address given, or RAY_ADDRESS): {error}; start one with `ray start --head`, or "
-            "unset RAY_ADDRESS to have one started on this machine"
+            f"cannot use the Ray at {address!r} (the address given, or RAY_ADDRESS): {error}; {advice}"
         ) from error
     try:
         yield
@@ -75,31 +81,47 @@ def _cluster(ray: Any, address: str) -> Iterator[None]:
         ray.shutdown()
 
 
+def _unreachable(address: str) -> OSError | None:
+    """Why nothing listens at `host:port`, where Ray itself would try for minutes; other kinds of addresses are left to Ray."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not port.isdigit():
+        return None
+    deadline = time.monotonic() + _PATIENCE_S
+    while True:
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=_PATIENCE_S).close()
+            return None
+        except OSError as error:
+            if time.monotonic() > deadline:
+                return error
+            time.sleep(0.5)
+
+
 @contextlib.contextmanager
 def _own_ray(ray: Any, cpus: float) -> Iterator[None]:
     parent = tempfile.gettempdir()
     folder = tempfile.mkdtemp(prefix="dqk-ray-", dir=parent if len(parent) <= _LONGEST_TEMP else "/tmp")
-    try:
-        with _private_environment():
+    with contextlib.ExitStack() as stack:
+        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        stack.enter_context(private_environment())
+        stack.callback(ray.shutdown)
+        try:
             _init(
                 ray,
                 address="local",
-                num_cpus=cpus,
+                num_cpus=math.ceil(cpus),
                 include_dashboard=False,
                 _temp_dir=folder,
                 # Ray would start a worker for each CPU, none of which has the environment of ours.
                 _system_config={"prestart_worker_first_driver": False},
             )
-            try:
-                yield
-            finally:
-                ray.shutdown()
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        except (OSError, RuntimeError, ValueError) as error:
+            raise ClusterError(f"Ray cannot be started on this machine: {error}") from error
+        yield
 
 
 @contextlib.contextmanager
-def _private_environment() -> Iterator[None]:
+def private_environment() -> Iterator[None]:
     """The environment of a Ray of our own: only this user's processes may talk to it, as it listens on the network."""
     wanted = {
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # no warning about workers without a GPU
