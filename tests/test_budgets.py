@@ -80,3 +80,19 @@ def test_import_loads_no_optional_dependency() -> None:
     code = f"import sys, dqk; print(*sorted({NOT_IMPORTED!r} & set(sys.modules)))"
     loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
     assert loaded == [], f"`import dqk` loads {loaded}"
+
+
+@pytest.mark.parametrize("name", [name for name in dqk.__all__ if name != "__version__"])
+def test_every_public_name_is_loaded_on_first_use(name: str) -> None:
+    """From nothing but `import dqk`, and a kernel evaluates although nobody asked for `gram`."""
+    code = (
+        "import sys, dqk; assert 'torch' not in sys.modules; import numpy as np\n"
+        f"public = dqk.{name}\n"
+        "from dqk.kernels.feature_maps import zz_feature_map\n"
+        "if public.__name__ in ('FidelityKernel', 'ProjectedKernel'):\n"
+        "    assert 'dqk._gram' not in sys.modules\n"
+        "    public(zz_feature_map(1), backend='reference')(np.zeros((1, 1)))\n"
+        "print(public.__name__)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == name

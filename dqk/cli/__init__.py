@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -17,7 +17,6 @@ app = typer.Typer(
     help="Distributed quantum kernels: Gram matrices and the quantum-kernel LSTM.",
     epilog="Example: dqk train pos --seed 0",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
@@ -46,14 +45,25 @@ def _options(
     pass
 
 
+def _without_flag_types(command: Any) -> None:
+    """Switches take no value: without this their help would say `<bool>`."""
+    for parameter in command.get_params(typer.Context(command)):
+        if getattr(parameter, "is_flag", False):
+            parameter.metavar = ""
+    for inner in getattr(command, "commands", {}).values():
+        _without_flag_types(inner)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the program and ends the process: 0 for success, 1 for failure, 2 for bad usage, 128 + n after signal n.
 
     Args:
         arguments: as typed after the program's name; None for those of the process.
     """
+    program = typer.main.get_command(app)
+    _without_flag_types(program)
     try:
-        app(arguments, prog_name="dqk")
+        program(arguments, prog_name="dqk")
     except (DQKError, OSError) as error:
         report(error)
         sys.exit(exit_code(error))

@@ -19,12 +19,15 @@ def register(app: typer.Typer) -> None:
 def predict(
     run: Annotated[Path, typer.Argument(help="Folder of a training run.", show_default=False)],
     text: Annotated[str, typer.Argument(help="Words with spaces between them.", show_default=False)],
+    last: Annotated[
+        bool, typer.Option("--last", help="Use the parameters of the last epoch instead of the best.")
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the prediction as one JSON document.")] = False,
 ) -> None:
     """Tag the words of a sentence with the best model of a run."""
     from dqk.training.predict import predict_tags
 
-    prediction = predict_tags(run, text)
+    prediction = predict_tags(run, text, last)
     if json:
         print_json(asdict(prediction))
         return

@@ -9,11 +9,13 @@ from typing import Any
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from dqk.cli.output import stderr
+from dqk.training.config import TrainConfig
 from dqk.training.loop import Reporter, State, Trainer
 from dqk.training.models import count_parameters
 from dqk.training.pos import kernel_of
 
 _LINES = 20  # at most, where there is no terminal
+_MANY_QUBITS = 10_000
 
 
 class ProgressReporter(Reporter):
@@ -25,8 +27,8 @@ class ProgressReporter(Reporter):
             TextColumn("epoch {task.fields[epoch]}"),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("loss {task.fields[loss]:.4f}"),
-            TextColumn("accuracy {task.fields[accuracy]:.3f}"),
+            TextColumn("{task.fields[metrics]}"),
+            TextColumn("elapsed"),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
@@ -44,6 +46,14 @@ class ProgressReporter(Reporter):
     ) -> None:
         self._bar.stop()
 
+    def preparing(self, config: TrainConfig) -> None:
+        """Says that large circuits take a while."""
+        qubits = config.n_qubits if config.applies("n_qubits") else 0
+        if qubits >= _MANY_QUBITS:
+            self._print(
+                f"preparing circuits of {qubits:,} qubits, which takes minutes and gigabytes per million of them ..."
+            )
+
     def started(self, trainer: Trainer) -> None:
         """Says what is trained and starts the bar."""
         config, state = trainer.config, trainer.state
@@ -60,14 +70,14 @@ class ProgressReporter(Reporter):
         if state.epoch or state.batch:
             self._print(f"going on after {state.epoch} epochs and {state.batch} batches")
         self._bar.start()
-        self._task = self._bar.add_task(
-            "", total=self._epochs * self._n_batches, epoch="", loss=math.nan, accuracy=math.nan
-        )
-        self._update(state, {})
+        self._task = self._bar.add_task("", total=self._epochs * self._n_batches, epoch="", metrics="")
+        self._update(state)
+        self._bar.refresh()  # the first batch may compile for a while
 
     def batch(self, state: State) -> None:
         """Moves the bar."""
-        self._update(state, {"loss": state.loss_sum / state.tokens, "accuracy": state.correct / state.tokens})
+        loss, accuracy = state.loss_sum / state.tokens, state.correct / state.tokens
+        self._update(state, f"loss {loss:.4f} accuracy {accuracy:.3f}")
 
     def epoch(self, line: dict[str, Any]) -> None:
         """Prints a line where there is no terminal."""
@@ -75,13 +85,13 @@ class ProgressReporter(Reporter):
         if self._bar.disable and (line["epoch"] % every == 0 or line["epoch"] in (1, self._epochs)):
             self._print(
                 f"epoch {line['epoch']}/{self._epochs}: loss {line['train_loss']:.4f}, "
-                f"then {line['eval_loss']:.4f} and accuracy {line['eval_accuracy']:.4f}, {line['seconds']:.1f} s"
+                f"then {line['eval_loss']:.4f} and accuracy {line['eval_accuracy']:.4f}, in {line['seconds']:.1f} s"
             )
 
-    def _update(self, state: State, fields: dict[str, Any]) -> None:
+    def _update(self, state: State, metrics: str = "first batch ...") -> None:
         done = state.epoch * self._n_batches + state.batch
         shown = f"{min(state.epoch + 1, self._epochs)}/{self._epochs}"
-        self._bar.update(self._task, completed=done, epoch=shown, **fields)
+        self._bar.update(self._task, completed=done, epoch=shown, metrics=metrics)
 
     def _print(self, text: str) -> None:
         self._console.print(text, markup=False, soft_wrap=True)

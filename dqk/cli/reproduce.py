@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
+from rich.table import Table
+from rich.text import Text
 
 from dqk.cli.output import print_json, stdout, table
 
@@ -32,6 +34,8 @@ def table1(json: Annotated[bool, typer.Option("--json", help="Print the rows as 
         paper = "-" if row.paper is None else str(row.paper)
         shown.add_row(f"{number}. {row.name}", str(row.parameters), paper, row.formula)
     stdout().print(shown)
-    notes = [f"{number}. {row.note}" for number, row in enumerate(rows, start=1)]
-    heading = f"parameters: trainable values of a model that was built just now; paper: {SOURCE}"
-    stdout().print("\n".join([heading, *notes]), markup=False)
+    stdout().print(f"parameters: trainable values of a model that was built just now; paper: {SOURCE}", markup=False)
+    notes = Table.grid(padding=(0, 1, 0, 0))  # so that a long note goes on under its own beginning
+    for number, row in enumerate(rows, start=1):
+        notes.add_row(Text(f"{number}."), Text(row.note))
+    stdout().print(notes)

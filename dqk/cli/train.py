@@ -12,11 +12,12 @@ import typer
 
 from dqk.cli.output import print_json, stdout, table
 from dqk.errors import DataFileError, InvalidInputError
-from dqk.training.config import OPTIONS, PRESETS, TYPES, TrainConfig
+from dqk.training.config import OPTIONS, PRESETS, TYPES, TrainConfig, flag
+from dqk.training.hints import command
 
 app = typer.Typer(name="train", help="Train a model.", no_args_is_help=True, epilog="Example: dqk train pos --seed 0")
 
-_METAVARS = {int: "int", float: "float", str: "text"}
+_METAVARS = {bool: "", int: "<int>", float: "<float>", str: "<text>"}
 _EXAMPLES = """
 Examples:
 
@@ -50,19 +51,20 @@ def _annotation(name: str) -> Any:
     choices = f": {', '.join(option.choices)}." if option.choices else "."
     # Read as text and converted later: a mistake is then reported with its value, and with all others.
     details: dict[str, Any] = {
-        "metavar": f"<{_METAVARS[_kind(name)]}>",
+        "metavar": _METAVARS[_kind(name)],
         "rich_help_panel": option.group,
         "show_default": False,
     }
     help = f"{option.help}{choices}{_defaults(name)}"
-    return Annotated[str | None, typer.Option(f"--{name.replace('_', '-')}", help=help, **details)]
+    typed: Any = bool | None if _kind(name) is bool else str | None
+    return Annotated[typed, typer.Option(flag(name), help=help, **details)]
 
 
 def _kind(name: str) -> type:
-    return next((kind for kind in (int, float) if TYPES[name] in (kind, kind | None)), str)
+    return next((kind for kind in (bool, int, float) if TYPES[name] in (kind, kind | None)), str)
 
 
-def _converted(name: str, text: str) -> Any:
+def _converted(name: str, text: Any) -> Any:
     """The typed text in the option's type, or as it is for the configuration to complain about."""
     try:
         return _kind(name)(text)
@@ -72,7 +74,7 @@ def _converted(name: str, text: str) -> Any:
 
 def _defaults(name: str) -> str:
     usual = getattr(TrainConfig(), name)
-    if usual is None or name == "preset":
+    if usual is None or usual is False or name == "preset":
         return ""
     table1 = PRESETS["table1"].get(name, usual)
     return f" Default {usual}." if table1 == usual else f" Default {usual}, for table1 {table1}."
@@ -88,6 +90,9 @@ def pos(
         Path | None, typer.Option(help="Run folder, missing or empty (default: a new one in runs/).")
     ] = None,
     resume: Annotated[Path | None, typer.Option(help="Go on with the run in this folder.")] = None,
+    take_over: Annotated[
+        bool, typer.Option("--take-over", help="Take the folder from a process on another machine that has ended.")
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")] = False,
     **given: Any,
 ) -> None:
@@ -105,9 +110,9 @@ def pos(
 
     with ProgressReporter() as reporter:
         if resume is not None:
-            result = resume_pos(resume, options, reporter)
+            result = resume_pos(resume, options, reporter, take_over)
         else:
-            result = train_pos(options, out, reporter)
+            result = train_pos(options, out, reporter, take_over)
     if json:
         print_json(result)
     else:
@@ -130,7 +135,7 @@ def _out_in_file(written: dict[str, Any]) -> Path | None:
     """Takes the run folder out of the options of a TOML file."""
     out = written.pop("out", None)
     if out is not None and not (isinstance(out, str) and out):
-        raise InvalidInputError(f"out: {out!r}, expected the path of a folder")
+        raise InvalidInputError(f"--out: {out!r}, expected the path of a folder")
     return None if out is None else Path(out)
 
 
@@ -146,6 +151,6 @@ def _show(result: dict[str, Any]) -> None:
     shown.add_row("best epoch", f"{result['best_epoch']} of {result['epochs']}, {result['seconds']:.1f} s in all")
     stdout().print(shown)
     # Below the table, where a path is never broken.
-    stdout().print(f"curves:    {result['run_dir']}/curves.png", markup=False, soft_wrap=True)
-    example = f'dqk predict {result["run_dir"]} "Everybody eat the book"'
-    stdout().print(f"try it:    {example}", markup=False, soft_wrap=True)
+    whole: dict[str, Any] = {"markup": False, "soft_wrap": True}
+    stdout().print(f"curves:    {result['run_dir']}/curves.png", **whole)
+    stdout().print(f"try it:    {command('predict', result['run_dir'], 'Everybody eat the book')}", **whole)

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from itertools import combinations
 from typing import Literal
 
+from dqk._resources import require_memory
 from dqk.circuit import Circuit, Gate, data, shared
 from dqk.errors import real_number, unknown_name, whole_number
 from dqk.kernels.feature_map import Angle, FeatureMap
@@ -18,10 +19,22 @@ from dqk.kernels.feature_map import Angle, FeatureMap
 Encoding = Literal["same", "pair"]
 
 
-class _Builder:
-    """Collects gates and declared angles, one data column per gate occurrence."""
+_GATE_BYTES = 400  # a gate with its operand and its declared angle
 
-    def __init__(self, n_qubits: int):
+
+class _Builder:
+    """Collects gates and declared angles, one data column per gate occurrence.
+
+    Args:
+        n_qubits: number of qubits.
+        n_gates: how many gates there will be, about.
+
+    Raises:
+        MemoryBoundError: if they do not fit into memory.
+    """
+
+    def __init__(self, n_qubits: int, n_gates: int):
+        require_memory(n_gates * _GATE_BYTES, f"the {n_gates:,} gates of a feature map on {n_qubits:,} qubits")
         self.n_qubits = n_qubits
         self.gates: list[Gate] = []
         self.angles: list[Angle] = []
@@ -78,7 +91,7 @@ def qklstm_feature_map(n_qubits: int, *, bandwidth: float = 1.0, encoding: Encod
         arXiv 2411.13225, figure 2 and equation (5).
     """
     n_qubits = whole_number("n_qubits", n_qubits, 1)
-    b = _Builder(n_qubits)
+    b = _Builder(n_qubits, 4 * n_qubits)
     b.hadamards()
     for q in range(n_qubits):
         first, second = _pair_of_features(encoding, q)
@@ -98,7 +111,7 @@ def bsp_feature_map(n_qubits: int, *, bandwidth: float = 1.0, encoding: Encoding
         cuTN-QSVM (arXiv 2405.02630); also the published code of the QK-LSTM authors.
     """
     n_qubits = whole_number("n_qubits", n_qubits, 1)
-    b = _Builder(n_qubits)
+    b = _Builder(n_qubits, 5 * n_qubits)
     b.hadamards()
     for q in range(n_qubits):
         first, second = _pair_of_features(encoding, q)
@@ -136,7 +149,7 @@ def reuploading_feature_map(
     if trainable not in (None, "scale", "rotations"):
         raise unknown_name("trainable", trainable, ["None", "scale", "rotations"])
     n_qubits = whole_number("n_qubits", n_qubits, 1)
-    b = _Builder(n_qubits)
+    b = _Builder(n_qubits, n_qubits * (1 + layers * (5 if trainable == "rotations" else 3)))
     b.hadamards()
     for _ in range(layers):
         if trainable == "rotations":
@@ -189,7 +202,9 @@ def zz_feature_map(
     """
     reps = whole_number("reps", reps, 1)
     n_qubits = whole_number("n_qubits", n_qubits, 1)
-    b = _Builder(n_qubits)
+    b = _Builder(
+        n_qubits, reps * (2 * n_qubits + (n_qubits * (n_qubits - 1) // 2 if entanglement == "full" else n_qubits))
+    )
     for _ in range(reps):
         b.hadamards()
         for q in range(n_qubits):
@@ -207,7 +222,7 @@ def iqp_feature_map(n_qubits: int, reps: int = 1, *, bandwidth: float = 1.0) -> 
     """
     reps = whole_number("reps", reps, 1)
     n_qubits = whole_number("n_qubits", n_qubits, 1)
-    b = _Builder(n_qubits)
+    b = _Builder(n_qubits, reps * (2 * n_qubits + n_qubits * (n_qubits - 1) // 2))
     for _ in range(reps):
         b.hadamards()
         for q in range(n_qubits):
@@ -235,7 +250,7 @@ def ising_feature_map(
     reps = whole_number("reps", reps, 1)
     distance, gamma = whole_number("distance", distance, 1), real_number("gamma", gamma)
     n_qubits = whole_number("n_qubits", n_qubits, 1)
-    b = _Builder(n_qubits)
+    b = _Builder(n_qubits, n_qubits * (1 + reps * (1 + min(distance, n_qubits))))
     b.hadamards()
     for _ in range(reps):
         for q in range(n_qubits):

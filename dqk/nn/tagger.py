@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -21,6 +22,9 @@ class SequenceTagger(nn.Module):
         embedding_dim: number of features of a token.
         n_tags: number of tags.
         padding_index: the token that fills up short sequences; its embedding is zero and is not trained.
+        embedding_std: standard deviation of the embeddings at the start. Small ones leave more to the context of a token
+            that training has seen rarely.
+        dropout: part of the embeddings' values that are zeroed at random in training.
 
     Raises:
         InvalidInputError: names everything about the arguments that cannot work.
@@ -40,6 +44,8 @@ class SequenceTagger(nn.Module):
         embedding_dim: int,
         n_tags: int,
         padding_index: int | None = None,
+        embedding_std: float = 1.0,
+        dropout: float = 0.0,
     ):
         super().__init__()
         problems = whole_number("vocabulary_size", vocabulary_size) + whole_number("embedding_dim", embedding_dim)
@@ -48,6 +54,10 @@ class SequenceTagger(nn.Module):
             problems.append(
                 f"padding_index is {padding_index}, expected None or a token from 0 to {vocabulary_size - 1}"
             )
+        if not (isinstance(embedding_std, int | float) and math.isfinite(embedding_std) and embedding_std > 0):
+            problems.append(f"embedding_std is {embedding_std!r}, expected a finite number above 0")
+        if not (isinstance(dropout, int | float) and 0 <= dropout < 1):
+            problems.append(f"dropout is {dropout!r}, expected a probability from 0 to less than 1")
         if not hasattr(recurrent, "hidden_size") or not hasattr(recurrent, "batch_first"):
             problems.append(f"recurrent is a {type(recurrent).__name__}, expected a QKLSTM, QLSTM or nn.LSTM")
         else:
@@ -63,6 +73,9 @@ class SequenceTagger(nn.Module):
         place: dict[str, Any] = {"device": like.device, "dtype": like.dtype}
         width: Any = getattr(recurrent, "proj_size", 0) or recurrent.hidden_size
         self.embedding = nn.Embedding(vocabulary_size, embedding_dim, padding_idx=padding_index, **place)
+        with torch.no_grad():
+            self.embedding.weight.mul_(embedding_std)
+        self.dropout = nn.Dropout(dropout)
         self.recurrent = recurrent
         self.head = nn.Linear(width * (2 if recurrent.bidirectional else 1), n_tags, **place)
 
@@ -85,7 +98,7 @@ class SequenceTagger(nn.Module):
                 f"tokens have shape {tuple(tokens.shape)} and dtype {tokens.dtype}, expected integers of shape (B, T)"
             )
         try:
-            embedded = self.embedding(tokens)
+            embedded = self.dropout(self.embedding(tokens))
         except IndexError as error:
             found, last = f"{int(tokens.min())} to {int(tokens.max())}", self.embedding.num_embeddings - 1
             raise InvalidInputError(f"tokens go from {found}, expected 0 to {last}") from error

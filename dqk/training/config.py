@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 import math
+import numbers
+import operator
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -16,6 +18,8 @@ MODELS = ("qklstm", "lstm", "qlstm")
 FEATURE_MAPS = ("qklstm", "bsp", "reuploading", "zz", "iqp", "ising")
 LAYERED_MAPS = {"reuploading": "layers", "zz": "reps", "iqp": "reps", "ising": "reps"}
 """Feature maps that `layers` applies to, with the name that it has there."""
+
+_MOST_AUTO_QUBITS = 200  # for kernel_scale="auto"; the network says the same, but only once its circuits are made
 
 KernelScale = float | Literal["auto"]
 
@@ -46,7 +50,7 @@ class Option:
         """Why a value of the right type cannot be used; None if it can."""
         if self.choices and value not in self.choices:
             return str(unknown_name("value", value, self.choices)).removeprefix("unknown value ")
-        if isinstance(value, str):
+        if isinstance(value, str | bool):
             return None
         if not math.isfinite(value):
             return f"{value}, expected a finite number"
@@ -57,6 +61,11 @@ class Option:
         if self.below is not None and value >= self.below:
             return f"{value}, expected less than {self.below:g}"
         return None
+
+
+def flag(name: str) -> str:
+    """An option as it is typed on a command line, which is what messages call it."""
+    return f"--{name.replace('_', '-')}"
 
 
 def _option(default: Any, help: str, group: str, **details: Any) -> Any:
@@ -87,7 +96,9 @@ class TrainConfig:
         choices=("table1", "treebank"),
     )
     embedding_dim: int = _option(32, "Length of a word vector", "Model", least=1)
+    embedding_std: float = _option(0.3, "Spread of the word vectors at the start", "Model", above=0)
     hidden_dim: int = _option(32, "Length of the hidden state", "Model", least=1)
+    bidirectional: bool = _option(False, "Add a network that reads from the end of the sentence", "Model")
     n_qubits: int = _option(8, "Qubits of a circuit", "Model", models=_QUANTUM, least=1)
     n_references: int = _option(32, "Reference states per gate", "Model", models=_KERNEL, least=1)
     references: str = _option(
@@ -133,6 +144,9 @@ class TrainConfig:
     batch_size: int = _option(32, "Sentences in a batch", "Training", least=1)
     learning_rate: float = _option(0.01, "Step size", "Training", above=0)
     optimizer: str = _option("adam", "Optimiser", "Training", choices=("adam", "sgd"))
+    dropout: float = _option(
+        0.0, "Part of the word vectors' values that is left out at random", "Training", least=0, below=1
+    )
     clip: float = _option(5.0, "Largest norm of a gradient; 0 for no clipping", "Training", least=0)
     patience: int = _option(0, "Stop after this many epochs without a better one; 0 for never", "Training", least=0)
     threads: int = _option(1, "CPU threads of torch; other numbers of threads change last digits", "Training", least=1)
@@ -165,6 +179,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     # The paper leaves references and scale open; these give its 183 parameters. One batch holds both sentences.
     "table1": {
         "embedding_dim": 8,
+        "embedding_std": 1.0,
         "hidden_dim": 6,
         "n_qubits": 4,
         "n_references": 4,
@@ -197,13 +212,17 @@ def resolve(given: Mapping[str, Any]) -> TrainConfig:
             try:
                 values[name] = _checked(name, value)
             except InvalidInputError as error:
-                problems.append(f"{name}: {error}")
+                problems.append(f"{flag(name)}: {error}")
     preset = values.get("preset", "treebank" if "data" in given else "table1")
     config = TrainConfig(**{**PRESETS[preset], **values, "preset": preset})
     if not problems:  # what applies depends on values that are all in order
         problems = [_not_applicable(name, config) for name in values if not config.applies(name)]
         if config.test is not None and config.data is None:
-            problems.append("test: needs data, since only then there are words that training has not seen")
+            problems.append("--test: needs --data, since only then there are words that training has not seen")
+        if config.applies("kernel_scale") and config.kernel_scale == "auto" and config.n_qubits > _MOST_AUTO_QUBITS:
+            problems.append(
+                f"--kernel-scale: 'auto' is 2^(n_qubits/2), too large a number for {config.n_qubits:,} qubits; give a number"
+            )
     if problems:
         raise InvalidInputError("\n".join(problems))
     return config
@@ -211,7 +230,7 @@ def resolve(given: Mapping[str, Any]) -> TrainConfig:
 
 def _unknown(name: str) -> str:
     near = difflib.get_close_matches(name, OPTIONS, n=1)
-    return f"{name}: there is no such option" + (f"; did you mean {near[0]}?" if near else "")
+    return f"{name}: there is no such option" + (f"; did you mean {flag(near[0])}?" if near else "")
 
 
 def _checked(name: str, value: Any) -> Any:
@@ -225,13 +244,22 @@ def _checked(name: str, value: Any) -> Any:
 
 
 def _whole(value: Any) -> int:
-    if isinstance(value, int) and not isinstance(value, bool):
-        return value
+    try:
+        if not isinstance(value, bool):
+            return operator.index(value)
+    except TypeError:
+        pass
     raise InvalidInputError(f"{value!r}, expected a whole number")
 
 
+def _yes_or_no(value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    raise InvalidInputError(f"{value!r}, expected true or false")
+
+
 def _number(value: Any) -> float:
-    if isinstance(value, int | float) and not isinstance(value, bool):
+    if isinstance(value, numbers.Real) and not isinstance(value, bool):
         return float(value)
     raise InvalidInputError(f"{value!r}, expected a number")
 
@@ -252,6 +280,7 @@ def _scale(value: Any) -> KernelScale:
 
 
 _CONVERSIONS: dict[Any, Callable[[Any], Any]] = {
+    bool: _yes_or_no,
     int: _whole,
     int | None: _whole,
     float: _number,
@@ -264,11 +293,11 @@ _CONVERSIONS: dict[Any, Callable[[Any], Any]] = {
 def _not_applicable(name: str, config: TrainConfig) -> str:
     option = OPTIONS[name]
     if config.model not in option.models:
-        return f"{name}: has no meaning for the model {config.model!r}, only for {' and '.join(option.models)}"
+        return f"{flag(name)}: has no meaning for the model {config.model!r}, only for {' and '.join(option.models)}"
     if name == "held_out":
-        return f"{name}: has no meaning without data, the paper's two sentences are all trained on"
+        return f"{flag(name)}: has no meaning without --data, the paper's two sentences are all trained on"
     maps = ["reuploading"] if name == "trainable" else list(LAYERED_MAPS)
-    return f"{name}: has no meaning for the feature map {config.feature_map!r}, only for {', '.join(maps)}"
+    return f"{flag(name)}: has no meaning for the feature map {config.feature_map!r}, only for {', '.join(maps)}"
 
 
 def continued(config: TrainConfig, given: Mapping[str, Any]) -> TrainConfig:
@@ -289,7 +318,7 @@ def continued(config: TrainConfig, given: Mapping[str, Any]) -> TrainConfig:
         try:
             value, before = _checked(name, value), getattr(config, name)
         except InvalidInputError as error:
-            problems.append(f"{name}: {error}")
+            problems.append(f"{flag(name)}: {error}")
             continue
         if not config.applies(name):
             problems.append(_not_applicable(name, config))
@@ -297,7 +326,7 @@ def continued(config: TrainConfig, given: Mapping[str, Any]) -> TrainConfig:
             changes[name] = value
         elif value != before:
             more = "; a run can go on for more epochs, not for fewer" if name == "epochs" else ""
-            problems.append(f"{name}: {value!r}, but the run has {before!r}{more}")
+            problems.append(f"{flag(name)}: {value!r}, but the run has {before!r}{more}")
     if problems:
         raise InvalidInputError("\n".join(problems))
     return replace(config, **changes)

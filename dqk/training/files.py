@@ -17,6 +17,9 @@ def write_atomic(path: Path, content: bytes, durable: bool = True) -> None:
         path: replaced if it exists.
         content: all of it.
         durable: whether to wait until a loss of power cannot undo it, which takes milliseconds.
+
+    Raises:
+        OSError: with `path` as its file name, whatever failed.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -26,8 +29,10 @@ def write_atomic(path: Path, content: bytes, durable: bool = True) -> None:
                 stream.flush()
                 os.fsync(stream.fileno())
         temporary.replace(path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):  # a full disk is reported without a name, or with the temporary one
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise
     if not durable:
         return

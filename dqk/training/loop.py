@@ -62,6 +62,9 @@ class State:
 class Reporter:
     """Hears how a run goes; this one keeps silent."""
 
+    def preparing(self, config: TrainConfig) -> None:
+        """Before the model is built, which can take a while if its circuits are large."""
+
     def started(self, trainer: Trainer) -> None:
         """Before the first batch."""
 
@@ -150,7 +153,7 @@ class Trainer:
                 self.save()
                 raise Interrupted(
                     f"in epoch {state.epoch + 1} of {self.config.epochs}, nothing is lost; "
-                    f"go on with: dqk train pos --resume {self.folder.path}",
+                    f"go on with: {self.folder.resume_command}",
                     stop.number,
                 )
         score = evaluate(self.model, self.evaluated, self.vocabulary, self.config.batch_size)
@@ -198,7 +201,12 @@ class Trainer:
             )
 
     def save(self) -> None:
-        """Writes the best parameters if they are new, the state, then the metrics that belong to it."""
+        """Writes the best parameters if they are new, the state, then the metrics that belong to it.
+
+        Raises:
+            LeaseError: if another process has taken the folder over.
+        """
+        self.folder.check_lease()
         if self._best_tensors and self.state.best:
             checkpoint.save_checkpoint(self.folder.best, checkpoint.pack("model", self._best_tensors), self.state.best)
             self._best_tensors = {}
@@ -222,10 +230,11 @@ class Trainer:
         Raises:
             CheckpointError: if the state is damaged, or missing although there are results.
         """
-        written = (self.folder.last, self.folder.metrics, self.folder.best, self.folder.path / "result.json")
+        # The best parameters alone: a run that was stopped, or found the disk full, while it first saved its state.
+        written = (self.folder.last, self.folder.metrics, self.folder.path / "result.json")
         if not any(path.exists() for path in written):
             return
-        remedy = "restore it from a copy or start a new run; `dqk predict` needs best.safetensors only"
+        remedy = f"restore it from a copy or start a new run; {self.folder.best.name} is enough for `dqk predict`"
         tensors, document = checkpoint.load_checkpoint(self.folder.last, remedy)
         try:
             self.state = State(**document["state"])
@@ -240,6 +249,8 @@ class Trainer:
                 f"the configuration in {self.folder.path} is not the one that {self.folder.last.name} was trained with: "
                 f"{'; '.join(changed)}; put the old values back or start a new run"
             )
+        if self.state.best is not None:  # a run that goes on for hours should not fail at its end for want of this file
+            checkpoint.load_checkpoint(self.folder.best, self.folder.remedy_for_best)
         checkpoint.load_model(self.model, tensors, self.folder.last)
         checkpoint.load_optimizer(self._optimizer, checkpoint.unpack("optimizer", tensors))
         torch.set_rng_state(tensors["rng.torch"])

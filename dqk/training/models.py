@@ -55,6 +55,8 @@ def _build(config: TrainConfig, vocabulary: Vocabulary) -> SequenceTagger:
             embedding = nn.Embedding(
                 vocabulary.n_rows, config.embedding_dim, padding_idx=vocabulary.padding_index, dtype=dtype
             )
+            with torch.no_grad():
+                embedding.weight.mul_(config.embedding_std)
             options["reference_data"] = embedding.weight.detach()[vocabulary.first_word_row :]
         recurrent = _qklstm(config, options)
     elif config.model == "qlstm":
@@ -62,15 +64,24 @@ def _build(config: TrainConfig, vocabulary: Vocabulary) -> SequenceTagger:
             config.embedding_dim,
             config.hidden_dim,
             batch_first=True,
+            bidirectional=config.bidirectional,
             n_qubits=config.n_qubits,
             n_layers=config.layers or 1,
             backend=config.backend,
             dtype=dtype,
         )
     else:
-        recurrent = nn.LSTM(config.embedding_dim, config.hidden_dim, batch_first=True, dtype=dtype)
+        recurrent = nn.LSTM(
+            config.embedding_dim, config.hidden_dim, batch_first=True, bidirectional=config.bidirectional, dtype=dtype
+        )
     tagger = SequenceTagger(
-        recurrent, vocabulary.n_rows, config.embedding_dim, len(vocabulary.tags), vocabulary.padding_index
+        recurrent,
+        vocabulary.n_rows,
+        config.embedding_dim,
+        len(vocabulary.tags),
+        vocabulary.padding_index,
+        config.embedding_std,
+        config.dropout,
     )
     if embedding is not None:
         tagger.embedding.load_state_dict(embedding.state_dict())
@@ -82,6 +93,7 @@ def _qklstm(config: TrainConfig, options: dict[str, Any]) -> QKLSTM:
         config.embedding_dim,
         config.hidden_dim,
         batch_first=True,
+        bidirectional=config.bidirectional,
         n_references=config.n_references,
         references=config.references,  # type: ignore[arg-type]
         readout=config.readout,  # type: ignore[arg-type]

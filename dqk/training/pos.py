@@ -15,13 +15,12 @@ from dqk.errors import CheckpointError, InvalidInputError
 from dqk.nn import QKLSTM, SequenceTagger
 from dqk.training import checkpoint
 from dqk.training.config import TrainConfig, continued, resolve
-from dqk.training.loop import Reporter, Trainer
+from dqk.training.interrupt import Interrupted
+from dqk.training.loop import DivergenceError, Reporter, Trainer
 from dqk.training.metrics import evaluate, most_frequent_tag_accuracy
 from dqk.training.models import build_tagger, count_parameters, describe_kernel
 from dqk.training.plots import draw_curves
 from dqk.training.run_folder import RunFolder
-
-_REMEDY = "start a new run, or resume this one from a copy"
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,7 @@ def load_corpus(config: TrainConfig) -> Corpus:
     n_held_out = math.ceil(round(len(sentences) * config.held_out, 6))
     if n_held_out >= len(sentences):
         raise InvalidInputError(
-            f"held_out: {config.held_out:g} of {config.data} ({len(sentences)} sentences) leaves none to train on; "
+            f"--held-out: {config.held_out:g} of {config.data} ({len(sentences)} sentences) leaves none to train on; "
             "give a smaller part, 0 for none"
         )
     cut = len(sentences) - n_held_out
@@ -79,7 +78,10 @@ def _tags(sentences: Iterable[TaggedSentence]) -> set[str]:
 
 
 def train_pos(
-    given: Mapping[str, Any], out: str | os.PathLike[str] | None = None, reporter: Reporter | None = None
+    given: Mapping[str, Any],
+    out: str | os.PathLike[str] | None = None,
+    reporter: Reporter | None = None,
+    take_over: bool = False,
 ) -> dict[str, Any]:
     """Trains a tagger from the start.
 
@@ -87,14 +89,16 @@ def train_pos(
         given: options by name, see `dqk.training.config.TrainConfig`.
         out: run folder, missing or empty; None for a new one under `runs`.
         reporter: hears how it goes.
+        take_over: takes the folder from a process on another machine that may still hold it.
 
     Returns:
         The result, plain data for JSON.
 
     Raises:
-        InvalidInputError: lists everything that is wrong with the options.
+        InvalidInputError: lists everything that is wrong with the options; or the folder has content.
         DataFileError: if a data file cannot be used.
-        CheckpointError: if the folder has content.
+        LeaseError: if another process trains into the folder.
+        CheckpointError: if the folder cannot be written, with the command that goes on afterwards.
         Interrupted: after Ctrl-C or SIGTERM, once the state is saved.
     """
     config = resolve(given)
@@ -102,19 +106,22 @@ def train_pos(
         config = replace(config, data=str(Path(config.data).absolute()))
     if config.test is not None:
         config = replace(config, test=str(Path(config.test).absolute()))
+    reporter = reporter or Reporter()
     corpus = load_corpus(config)
     vocabulary = Vocabulary.of(corpus.train, open=config.data is not None)
+    reporter.preparing(config)
     model = build_tagger(config, vocabulary)  # before there is a folder, so that a mistake leaves none behind
-    folder = RunFolder.create(out, config)
-    folder.write_setup(config, vocabulary, corpus.digests)
-    trainer = Trainer(
-        config, model, vocabulary, corpus.train, corpus.held_out or corpus.train, folder, reporter or Reporter()
-    )
-    return _complete(trainer, corpus)
+    with RunFolder.create(out, config, take_over) as folder:
+        folder.write_setup(config, vocabulary, corpus.digests)
+        evaluated = corpus.held_out or corpus.train
+        return _complete(Trainer(config, model, vocabulary, corpus.train, evaluated, folder, reporter), corpus)
 
 
 def resume_pos(
-    run: str | os.PathLike[str], given: Mapping[str, Any], reporter: Reporter | None = None
+    run: str | os.PathLike[str],
+    given: Mapping[str, Any],
+    reporter: Reporter | None = None,
+    take_over: bool = False,
 ) -> dict[str, Any]:
     """Goes on with a run, to the same numbers as if it had never stopped.
 
@@ -122,6 +129,7 @@ def resume_pos(
         run: its folder.
         given: options; they must be those of the run, except that there may be more epochs.
         reporter: hears how it goes.
+        take_over: takes the run from a process on another machine that may still hold it.
 
     Returns:
         The result; of a finished run the one that it has.
@@ -129,21 +137,25 @@ def resume_pos(
     Raises:
         InvalidInputError: lists every option that contradicts the run.
         DataFileError: if a data file cannot be used any more.
-        CheckpointError: if the folder is not a run, or damaged, or its data have changed.
+        LeaseError: if another process trains into the folder.
+        CheckpointError: if the folder is not a run, or damaged, or cannot be written, or its data have changed.
         Interrupted: after Ctrl-C or SIGTERM, once the state is saved.
     """
-    folder = RunFolder.open(run)
+    with RunFolder.open_to_write(run, take_over) as folder:
+        return _resume(folder, given, reporter or Reporter())
+
+
+def _resume(folder: RunFolder, given: Mapping[str, Any], reporter: Reporter) -> dict[str, Any]:
     before, vocabulary, digests = folder.read_setup()
     config = continued(before, given)
     corpus = load_corpus(config)
     changed = [name for name, value in corpus.digests.items() if digests.get(name) != value]
     if changed:
         paths = ", ".join(f"{name} ({getattr(config, name)})" for name in changed)
-        raise CheckpointError(f"cannot go on with {run}: it began with other sentences than are now in {paths}")
+        raise CheckpointError(f"cannot go on with {folder.path}: it began with other sentences than are now in {paths}")
+    reporter.preparing(config)
     model = build_tagger(config, vocabulary)
-    trainer = Trainer(
-        config, model, vocabulary, corpus.train, corpus.held_out or corpus.train, folder, reporter or Reporter()
-    )
+    trainer = Trainer(config, model, vocabulary, corpus.train, corpus.held_out or corpus.train, folder, reporter)
     trainer.restore()
     result = folder.read_result()
     if result is not None and trainer.finished:
@@ -154,13 +166,22 @@ def resume_pos(
 
 
 def _complete(trainer: Trainer, corpus: Corpus) -> dict[str, Any]:
+    folder = trainer.folder
     try:
-        trainer.run()
-    finally:
-        if trainer.state.history:
-            _draw(trainer, corpus)
-    result = _result(trainer, corpus)
-    trainer.folder.write_result(result)
+        try:
+            trainer.run()
+        except (Interrupted, DivergenceError):
+            if trainer.state.history:
+                _draw(trainer, corpus)
+            raise
+        _draw(trainer, corpus)
+        result = _result(trainer, corpus)
+        folder.write_result(result)
+    except OSError as error:
+        raise CheckpointError(
+            f"cannot write {error.filename or folder.path}: {error.strerror or error}; what was saved before is whole: make "
+            f"room in {folder.path}, then go on with: {folder.resume_command}"
+        ) from error
     return result
 
 
@@ -177,7 +198,7 @@ def _result(trainer: Trainer, corpus: Corpus) -> dict[str, Any]:
     config, folder, state = trainer.config, trainer.folder, trainer.state
     best = state.best
     assert best is not None
-    tensors, _ = checkpoint.load_checkpoint(folder.best, _REMEDY)
+    tensors, _ = checkpoint.load_checkpoint(folder.best, folder.remedy_for_best)
     checkpoint.load_model(trainer.model, tensors, folder.best)
     n_tokens = sum(map(len, trainer.evaluated))
     result = {

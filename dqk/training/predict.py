@@ -35,12 +35,13 @@ class Prediction:
     run_dir: str
 
 
-def predict_tags(run: str | os.PathLike[str], text: str) -> Prediction:
+def predict_tags(run: str | os.PathLike[str], text: str, last: bool = False) -> Prediction:
     """Tags the words of a text.
 
     Args:
         run: folder of a training run.
         text: words between spaces; punctuation marks are words of their own.
+        last: uses the parameters of the last epoch instead of those of the best one.
 
     Raises:
         InvalidInputError: if there is no word, or an unknown one and the model has no row for such.
@@ -52,10 +53,11 @@ def predict_tags(run: str | os.PathLike[str], text: str) -> Prediction:
     folder = RunFolder.open(run)
     config, vocabulary, _ = folder.read_setup()
     rows = vocabulary.encode_words(words)
-    remedy = f"it is written after the first epoch; train with: dqk train pos --resume {folder.path}"
-    tensors, _ = checkpoint.load_checkpoint(folder.best, remedy)
+    path = folder.last if last else folder.best
+    remedy = "restore it from a copy or start a new run" if last else folder.remedy_for_best
+    tensors, _ = checkpoint.load_checkpoint(path, remedy)
     model = build_tagger(config, vocabulary).eval()
-    checkpoint.load_model(model, tensors, folder.best)
+    checkpoint.load_model(model, tensors, path)
     batch = collate([TaggedSentence(words, words)], vocabulary)  # the tags are not used
     with torch.no_grad():
         probabilities, numbers = model(batch.words, batch.lengths)[0].softmax(-1).max(-1)

@@ -9,6 +9,7 @@
 | `best.safetensors` | the parameters with the best accuracy |
 | `curves.png` | loss and accuracy over the epochs |
 | `result.json` | what the run came to, once it is finished |
+| `lease.json` | which process trains into the folder, while one does, see `dqk._lease` |
 """
 
 from __future__ import annotations
@@ -19,14 +20,18 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
+from dqk._lease import Lease
 from dqk.data import Vocabulary
 from dqk.errors import CheckpointError, InvalidInputError
 from dqk.training.config import TrainConfig, resolve
 from dqk.training.files import read_json, write_atomic, write_json
+from dqk.training.hints import command
 
 _PARENT = Path("runs")
+_LEASE = "lease.json"
 
 
 class RunFolder:
@@ -34,10 +39,12 @@ class RunFolder:
 
     Args:
         path: the folder.
+        lease: the right to write to it; None for a folder that is only read.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, lease: Lease | None = None):
         self.path = path
+        self.lease = lease
         self.metrics = path / "metrics.jsonl"
         self.last = path / "last.safetensors"
         self.best = path / "best.safetensors"
@@ -47,33 +54,43 @@ class RunFolder:
         self._result = path / "result.json"
 
     @classmethod
-    def create(cls, out: str | os.PathLike[str] | None, config: TrainConfig) -> RunFolder:
-        """Makes the folder of a new run.
+    def create(cls, out: str | os.PathLike[str] | None, config: TrainConfig, take_over: bool = False) -> RunFolder:
+        """Makes the folder of a new run and takes its lease.
 
         Args:
             out: the folder, which must be missing or empty; None for a new one under `runs`.
             config: the model and seed name a folder that is not given.
+            take_over: takes the lease from a process that may still run.
 
         Raises:
-            CheckpointError: if the folder has content or cannot be made.
+            InvalidInputError: if the folder has content.
+            LeaseError: if another process is about to use the folder.
+            CheckpointError: if the folder cannot be made.
         """
         if out is None:
-            return cls(_make_new(config))
+            path = _make_new(config)
+            return cls(path, Lease.acquire(path / _LEASE, take_over))
         path = Path(out)
         try:
             path.mkdir(parents=True, exist_ok=True)
-            occupied = any(path.iterdir())
+            occupied = _has_content(path)
         except OSError as error:
-            raise CheckpointError(f"cannot make the run folder {path}: {error.strerror or error}") from error
-        if occupied:
             raise CheckpointError(
-                f"{path} is not empty; name another folder with --out, or go on with the run in it: --resume {path}"
-            )
-        return cls(path)
+                f"cannot make the run folder {path}: {error.strerror or error}; name another one with --out"
+            ) from error
+        if not occupied or (path / _LEASE).exists():  # else nothing is written to the folder, not even a lease
+            lease = Lease.acquire(path / _LEASE, take_over)
+            if not _has_content(path):
+                return cls(path, lease)
+            lease.release()
+        raise InvalidInputError(
+            f"--out: {path} is not empty; name another folder, or go on with the run in it: "
+            f"{command('train', 'pos', '--resume', str(path))}"
+        )
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> RunFolder:
-        """The folder of a run that exists.
+        """The folder of a run that exists, to read from.
 
         Raises:
             CheckpointError: if it is not one.
@@ -86,13 +103,75 @@ class RunFolder:
             )
         return folder
 
+    @classmethod
+    def open_to_write(cls, path: str | os.PathLike[str], take_over: bool = False) -> RunFolder:
+        """The folder of a run that exists, with its lease.
+
+        Args:
+            path: the folder.
+            take_over: takes the lease from a process that may still run.
+
+        Raises:
+            CheckpointError: if it is not one.
+            LeaseError: names the process that trains into it.
+        """
+        return cls(cls.open(path).path, Lease.acquire(Path(path) / _LEASE, take_over))
+
+    def __enter__(self) -> RunFolder:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Gives the lease up."""
+        if self.lease is not None:
+            self.lease.release()
+
+    def check_lease(self) -> None:
+        """Before writing: says that this process is alive.
+
+        Raises:
+            LeaseError: if another process has taken the folder over: nothing may be written any more.
+        """
+        if self.lease is not None:
+            self.lease.refresh()
+
+    @property
+    def resume_command(self) -> str:
+        """What to type to go on with the run."""
+        return command("train", "pos", "--resume", str(self.path))
+
+    @property
+    def remedy_for_best(self) -> str:
+        """What to do without the best parameters."""
+        if not (self.metrics.exists() and self.metrics.stat().st_size):
+            return f"it is written after the first epoch; go on with: {self.resume_command}"
+        last = command("predict", str(self.path), "SENTENCE", "--last")
+        return (
+            "restore it from a copy, or train again into another folder; the parameters of the last epoch are in "
+            f"{self.last.name}, and used by: {last}"
+        )
+
     def write_setup(self, config: TrainConfig, vocabulary: Vocabulary, digests: Mapping[str, str]) -> None:
-        """Writes what the run is, the configuration last: without it the folder is no run."""
+        """Writes what the run is, the configuration last: without it the folder is no run.
+
+        Raises:
+            CheckpointError: if that is not possible; the folder is then as it was before.
+        """
         from dqk import __version__
 
-        write_json(self._vocabulary, vocabulary.to_dict())
         document = {"dqk": __version__, "task": "pos", "options": config.to_dict(), "sha256": dict(digests)}
-        write_json(self._config, document)
+        known = self._vocabulary.exists()
+        try:
+            write_json(self._vocabulary, vocabulary.to_dict())
+            write_json(self._config, document)
+        except OSError as error:
+            if not known:
+                self._vocabulary.unlink(missing_ok=True)
+            raise CheckpointError(
+                f"cannot write {error.filename}: {error.strerror}; make room in {self.path} or name another folder with "
+                "--out, then start again"
+            ) from error
 
     def read_setup(self) -> tuple[TrainConfig, Vocabulary, dict[str, str]]:
         """What `write_setup` wrote.
@@ -129,6 +208,11 @@ class RunFolder:
         if not isinstance(result, dict):
             raise CheckpointError(f"{self._result} is damaged; remove it, then resume the run to write it anew")
         return result
+
+
+def _has_content(path: Path) -> bool:
+    """Whether a folder has more than a lease and what guards it."""
+    return any(not entry.name.removeprefix(".").startswith(_LEASE) for entry in path.iterdir())
 
 
 def _make_new(config: TrainConfig) -> Path:

@@ -1,6 +1,7 @@
 """The command line: one JSON document on standard output, messages on standard error, exit codes, no tracebacks."""
 
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -39,7 +40,7 @@ def run(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.
 def test_the_main_job_as_a_program(tmp_path: Path) -> None:
     """`python -m dqk` in a fresh process: JSON alone on standard output."""
     command = [sys.executable, "-m", "dqk", "train", "pos", "--seed", "0", "--json"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert (result["model"], result["parameters"], result["accuracy"]) == ("qklstm", 183, 1.0)
@@ -65,9 +66,9 @@ def test_train_predict_resume(run) -> None:
     again = run("train", "pos", "--resume", "r", "--json")
     assert again.code == 0 and json.loads(again.out)["accuracy"] == 1.0
     other = run("train", "pos", "--resume", "r", "--hidden-dim", "7")
-    assert other.code == 2 and "hidden_dim: 7, but the run has 6" in other.err
+    assert other.code == 2 and "--hidden-dim: 7, but the run has 6" in other.err
     occupied = run("train", "pos", "--out", "r")
-    assert occupied.code == 1 and "--resume r" in occupied.err
+    assert occupied.code == 2 and "--resume r" in occupied.err
     both = run("train", "pos", "--resume", "r", "--out", "s")
     assert both.code == 2 and "leave one" in both.err
     assert run("train", "pos", "--resume", "r", "--out", "r").code == 0
@@ -103,7 +104,7 @@ def test_toml_and_command_line(run, tmp_path: Path) -> None:
             2,
             ["colour: there is", "modle: there is", "epochs: 0, expected at least 1"],
         ),
-        ("out = 3", 2, ["out: 3, expected the path of a folder"]),
+        ("out = 3", 2, ["--out: 3, expected the path of a folder"]),
         ("[table]\na = 1", 2, ["table: there is no such option"]),
         ("epochs =\n", 1, ["c.toml is not TOML", "line 1"]),
     ],
@@ -119,7 +120,7 @@ def test_bad_toml(run, tmp_path: Path, content: str, code: int, says: list[str])
     ("arguments", "code", "says"),
     [
         (["--epochs", "many", "--seed", "-1", "--model", "lst"], 2, ["'many'", "seed: -1", "did you mean 'lstm'?"]),
-        (["--model", "lstm", "--n-qubits", "4"], 2, ["n_qubits: has no meaning for the model 'lstm'"]),
+        (["--model", "lstm", "--n-qubits", "4"], 2, ["--n-qubits: has no meaning for the model 'lstm'"]),
         (["--gate-kernel", "shared"], 2, ["nothing differs between the gates"]),
         (["--backend", "abacus"], 2, ["abacus"]),
         (["--colour", "red"], 2, ["--colour"]),
@@ -137,13 +138,30 @@ def test_bad_usage_and_failures(run, tmp_path: Path, arguments: list[str], code:
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["bad.conllu"]
 
 
+def pasted(message: str) -> list[str]:
+    """The words of a command line that ends a message, without the program that they are for."""
+    program, *words = shlex.split(message.strip().splitlines()[-1].rpartition(": ")[2])
+    assert Path(program).samefile(Path(sys.executable).with_name("dqk"))
+    return words
+
+
 def test_a_damaged_model_is_named(run, tmp_path: Path) -> None:
-    run(*QUICK, "--out", "r")
-    best = tmp_path / "r" / "best.safetensors"
+    run(*QUICK, "--out", "my run")
+    assert run("predict", "my run", "  ").code == 2
+    best = tmp_path / "my run" / "best.safetensors"
     best.write_bytes(best.read_bytes()[:-8])
-    done = run("predict", "r", "The dog")
-    assert done.code == 1 and "r/best.safetensors is damaged" in done.err
-    assert run("predict", "r", "  ").code == 2
+    done = run("predict", "my run", "The dog")
+    assert done.code == 1 and "my run/best.safetensors is damaged" in done.err
+    advice = [word.replace("SENTENCE", "The dog") for word in pasted(done.err)]
+    assert run(*advice).code == 0  # with the parameters of the last epoch
+    resumed = run("train", "pos", "--resume", "my run", "--epochs", "3")  # at once, not after the epochs
+    assert resumed.code == 1 and "my run/best.safetensors is damaged" in resumed.err and "epoch 3" not in resumed.err
+
+
+def test_the_last_line_can_be_pasted(run) -> None:
+    done = run(*QUICK, "--out", "it's mine")
+    predicted = run(*pasted(done.out))
+    assert predicted.code == 0 and "Everybody" in predicted.out
 
 
 def test_a_folder_that_cannot_be_written(run, tmp_path: Path) -> None:
@@ -174,19 +192,56 @@ def test_every_help_has_an_example(run, command: list[str]) -> None:
 def test_every_option_is_in_the_help(run) -> None:
     shown = run("train", "pos", "--help").out
     assert [name for name in OPTIONS if f"--{name.replace('_', '-')} " not in shown] == []
+    assert "bool" not in shown + run("--help").out + run("predict", "--help").out  # a switch takes no value
+
+
+def test_a_switch_of_the_table_of_options(run, tmp_path: Path) -> None:
+    one, both = (json.loads(run(*QUICK, *more, "--json").out) for more in ([], ["--bidirectional"]))
+    assert both["parameters"] == one["parameters"] + 384 + 6 * 3  # another LSTM(8, 6), and its part of the head
+    (tmp_path / "c.toml").write_text("bidirectional = true\nmodel = 'lstm'\nepochs = 1\n")
+    assert json.loads(run("train", "pos", "--config", "c.toml", "--json").out)["parameters"] == both["parameters"]
+    (tmp_path / "c.toml").write_text("bidirectional = 'yes'\n")
+    assert "--bidirectional: 'yes', expected true or false" in run("train", "pos", "--config", "c.toml").err
+
+
+def test_completion(run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("_DQK_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", "dqk train pos --bidir")
+    monkeypatch.setenv("COMP_CWORD", "3")
+    assert run().out.split() == ["--bidirectional"]
+
+
+def test_the_bar_never_shows_a_number_that_there_is_not(run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before the first batch, while code is compiled, there is no loss yet."""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    done = run(*QUICK, "--out", "r")
+    assert "first batch" in done.err and "elapsed" in done.err and "loss" in done.err
+    assert "nan" not in done.err
+
+
+def test_large_circuits(run, monkeypatch: pytest.MonkeyPatch) -> None:
+    refused = run("train", "pos", "--n-qubits", "1000000", "--kernel-scale", "auto")
+    assert refused.code == 2 and "--kernel-scale: 'auto' is 2^(n_qubits/2), too large" in refused.err
+    monkeypatch.setenv("DQK_MEMORY_MIB", "1000")
+    refused = run("train", "pos", "--n-qubits", "1000000")
+    assert refused.code == 1 and "preparing circuits of 1,000,000 qubits" in refused.err
+    assert (
+        "the 4,000,000 gates of a feature map on 1,000,000 qubits need 1,525 MiB, the bound is 1,000 MiB" in refused.err
+    )
 
 
 def test_version(run) -> None:
     assert run("--version").out == f"dqk {dqk.__version__}\n"
 
 
-def test_help_needs_neither_torch_nor_numba() -> None:
-    """The command line itself; what `import dqk` loads is another matter."""
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["train", "pos", "--help"], ["gram", "--help"]])
+def test_what_only_talks_loads_nothing_heavy(arguments: list[str]) -> None:
     code = (
-        "import sys, types, pathlib\n"
-        "package = types.ModuleType('dqk'); package.__path__ = [sys.argv[1]]; sys.modules['dqk'] = package\n"
-        "import dqk.cli\n"
-        "print(*{'torch', 'numba', 'matplotlib', 'numpy'} & set(sys.modules))"
+        "import sys, atexit\n"
+        "heavy = {'torch', 'numba', 'matplotlib', 'numpy', 'zarr'}\n"
+        "atexit.register(lambda: print(*heavy & set(sys.modules), file=sys.stderr))\n"
+        "from dqk.cli import main\n"
+        "main(sys.argv[1:])"
     )
-    command = [sys.executable, "-c", code, str(Path(dqk.__file__).parent)]
-    assert subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip() == ""
+    done = subprocess.run([sys.executable, "-c", code, *arguments], check=True, capture_output=True, text=True)
+    assert done.stdout and done.stderr.strip() == ""

@@ -67,11 +67,38 @@ def test_head_fits_projected_lstm() -> None:
     assert SequenceTagger(recurrent, 6, 4, 5)(TOKENS).shape == (3, 4, 5)
 
 
+def test_embeddings_start_as_wide_as_asked() -> None:
+    taggers = []
+    for std in (1.0, 0.25):
+        torch.manual_seed(0)
+        taggers.append(SequenceTagger(nn.LSTM(4, 3, batch_first=True), 6, 4, 2, padding_index=0, embedding_std=std))
+    wide, narrow = (tagger.embedding.weight for tagger in taggers)
+    assert torch.equal(narrow, 0.25 * wide) and wide[1:].abs().min() > 0
+    assert torch.equal(taggers[0].head.weight, taggers[1].head.weight)
+
+
+def test_dropout_acts_on_embeddings_in_training_only() -> None:
+    seen: list[Tensor] = []
+    recurrent = nn.LSTM(4, 3, batch_first=True)
+    recurrent.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    tagger = SequenceTagger(recurrent, 6, 4, 2, dropout=0.75)
+    tokens = torch.arange(6).repeat(50, 1)
+    tagger.train()(tokens)
+    tagger.eval()(tokens)
+    training, evaluation = seen
+    kept = training != 0
+    assert 0.15 < kept.float().mean() < 0.35
+    torch.testing.assert_close(training[kept], 4 * evaluation[kept])
+    assert torch.equal(evaluation, tagger.embedding.weight.expand(50, 6, 4))
+
+
 BAD_ARGUMENTS: list[tuple[dict[str, Any], str]] = [
     ({"vocabulary_size": 0}, "vocabulary_size is 0, expected a whole number"),
     ({"embedding_dim": 5}, "input_size=4, expected embedding_dim=5"),
     ({"n_tags": -1}, "n_tags is -1"),
     ({"padding_index": 6}, "padding_index is 6, expected None or a token from 0 to 5"),
+    ({"embedding_std": 0.0}, "embedding_std is 0.0, expected a finite number above 0"),
+    ({"dropout": 1.0}, "dropout is 1.0, expected a probability"),
     ({"recurrent": nn.LSTM(4, 3)}, "batch_first=False, expected True"),
     ({"recurrent": nn.Linear(4, 3)}, "recurrent is a Linear, expected a QKLSTM, QLSTM or nn.LSTM"),
 ]

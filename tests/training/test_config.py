@@ -56,16 +56,16 @@ def test_all_mistakes_at_once() -> None:
             "model": "lst",
             "data": 7,
         },
-        "modle: there is no such option; did you mean model?",
+        "modle: there is no such option; did you mean --model?",
         "colour: there is no such option",
-        "epochs: 0, expected at least 1",
-        "n_qubits: 2.5, expected a whole number",
-        "batch_size: True, expected a whole number",
-        "learning_rate: nan, expected a finite number",
-        "held_out: 1.0, expected less than 1",
-        "kernel_scale: 'big', expected a number or 'auto'",
-        "model: 'lst'; did you mean 'lstm'?",
-        "data: 7, expected a text",
+        "--epochs: 0, expected at least 1",
+        "--n-qubits: 2.5, expected a whole number",
+        "--batch-size: True, expected a whole number",
+        "--learning-rate: nan, expected a finite number",
+        "--held-out: 1.0, expected less than 1",
+        "--kernel-scale: 'big', expected a number or 'auto'",
+        "--model: 'lst'; did you mean 'lstm'?",
+        "--data: 7, expected a text",
     )
     assert len(text.splitlines()) == 10
 
@@ -73,12 +73,12 @@ def test_all_mistakes_at_once() -> None:
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        ({"model": "lstm", "n_qubits": 4}, "n_qubits: has no meaning for the model 'lstm'"),
-        ({"model": "qlstm", "bandwidth": 1.0}, "bandwidth: has no meaning for the model 'qlstm'"),
-        ({"layers": 2}, "layers: has no meaning for the feature map 'qklstm'"),
-        ({"feature_map": "zz", "trainable": "scale"}, "trainable: has no meaning for the feature map 'zz'"),
-        ({"held_out": 0.1}, "held_out: has no meaning without data"),
-        ({"test": "t.conllu"}, "test: needs data"),
+        ({"model": "lstm", "n_qubits": 4}, "--n-qubits: has no meaning for the model 'lstm'"),
+        ({"model": "qlstm", "bandwidth": 1.0}, "--bandwidth: has no meaning for the model 'qlstm'"),
+        ({"layers": 2}, "--layers: has no meaning for the feature map 'qklstm'"),
+        ({"feature_map": "zz", "trainable": "scale"}, "--trainable: has no meaning for the feature map 'zz'"),
+        ({"held_out": 0.1}, "--held-out: has no meaning without --data"),
+        ({"test": "t.conllu"}, "--test: needs --data"),
     ],
 )
 def test_an_option_without_meaning_is_reported(given: dict, says: str) -> None:
@@ -123,6 +123,6 @@ def test_going_on_allows_more_epochs_only() -> None:
     with pytest.raises(InvalidInputError) as error:
         continued(config, {"epochs": 4, "seed": 1, "hidden_dim": 6, "n_qubits": 4, "learning_rate": 0.2, "modle": "x"})
     text = str(error.value)
-    assert "epochs: 4, but the run has 5; a run can go on for more epochs, not for fewer" in text
-    assert "seed: 1, but the run has 0" in text and "learning_rate: 0.2, but the run has 0.1" in text
-    assert "n_qubits: has no meaning" in text and "modle" in text and "hidden_dim" not in text
+    assert "--epochs: 4, but the run has 5; a run can go on for more epochs, not for fewer" in text
+    assert "--seed: 1, but the run has 0" in text and "--learning-rate: 0.2, but the run has 0.1" in text
+    assert "--n-qubits: has no meaning" in text and "modle" in text and "--hidden-dim" not in text
