@@ -31,7 +31,6 @@ class Worker:
         started: how many of them it computes.
         suspect: number of the assignment that may kill it.
         lives: False once it is lost.
-        fruitful: whether a result of it was accepted.
         busy_s: measured seconds of recent reports.
         work_s: predicted seconds of the same.
     """
@@ -185,10 +184,6 @@ class Crew:
     def share(self, worker: Worker) -> float:
         """The part of all work that is this worker's by its speed."""
         return worker.speed / self._speed
-
-    def speed(self, name: str) -> float:
-        """Predicted seconds that a worker computes in a second."""
-        return self._workers[name].speed
 
     def give(self, ticket: Ticket, now: float) -> None:
         """Notes an assignment."""

@@ -180,6 +180,7 @@ class Dispatch:
         for item in items:
             if self._copies[item] > 1:
                 self._copies[item] -= 1
+                self._barren = math.inf  # may be copied again
             else:
                 del self._copies[item]
 
@@ -256,7 +257,7 @@ class Dispatch:
             if again:
                 return again
         fair = self._fresh.seconds * self._crew.share(worker) / (2 * worker.slots)
-        return self._fresh.take(worker.name, self._crew.speed, min(seconds, fair), worker.most)
+        return self._fresh.take(worker.name, min(seconds, fair), worker.most)
 
     def _assign(self, worker: Worker, items: tuple[int, ...], now: float, actions: list[Action]) -> None:
         ticket = Ticket(self._next_ticket, worker, set(items), self._seconds(items))

@@ -15,7 +15,7 @@ class Stretches:
     """Items that were never given to a worker, as stretches of the plan's order.
 
     Each worker eats its own stretch from the front, so that its items are neighbours and share encoded blocks. A worker without
-    a stretch takes the back of the longest one, in proportion to the speeds of the two.
+    a stretch takes the back half of the longest one.
     """
 
     def __init__(self, seconds: np.ndarray, items: np.ndarray):
@@ -26,13 +26,13 @@ class Stretches:
         self.count = len(items)
         self.seconds = self._until[-1]
 
-    def take(self, worker: str, speeds: Callable[[str], float], seconds: float, most: int) -> tuple[int, ...]:
+    def take(self, worker: str, seconds: float, most: int) -> tuple[int, ...]:
         """At most `most` items of about so many predicted seconds, at least one; nothing if there is none."""
         if not self.count:
             return ()
         stretch = self._owned.get(worker)
         if stretch is None or stretch[0] == stretch[1]:
-            stretch = self._owned[worker] = self._acquire(worker, speeds)
+            stretch = self._owned[worker] = self._acquire()
         start, end = stretch
         stop = bisect_right(self._until, self._until[start] + seconds, start + 2, end + 1) - 1
         stop = min(stop, start + most)
@@ -47,18 +47,14 @@ class Stretches:
         if stretch is not None and stretch[0] < stretch[1]:
             self._free.append(stretch)
 
-    def _acquire(self, worker: str, speeds: Callable[[str], float]) -> list[int]:
+    def _acquire(self) -> list[int]:
         if self._free:
             return self._free.pop()
-        length = self._length
-        owners = [name for name, (start, stop) in self._owned.items() if start < stop]
-        victim = max(owners, key=lambda name: (length(self._owned[name]), self._owned[name]))
-        start, stop = self._owned[victim]
-        share = speeds(worker) / (speeds(worker) + speeds(victim))
-        wanted = self._until[stop] - share * length([start, stop])
-        cut = min(max(bisect_right(self._until, wanted, start, stop + 1), start), stop - 1)
-        self._owned[victim][1] = cut
-        return [cut, stop]
+        longest = max((s for s in self._owned.values() if s[0] < s[1]), key=lambda s: (self._length(s), s))
+        start, stop = longest
+        middle = bisect_right(self._until, (self._until[start] + self._until[stop]) / 2, start, stop)
+        longest[1] = min(middle, stop - 1)
+        return [longest[1], stop]
 
     def _length(self, stretch: list[int]) -> float:
         return self._until[stretch[1]] - self._until[stretch[0]]

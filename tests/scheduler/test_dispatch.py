@@ -271,6 +271,21 @@ def test_hedging_takes_what_waits_and_what_is_late_and_the_first_result_wins():
     assert model.duplicates == len(late)
 
 
+def test_what_loses_its_copy_can_be_copied_again():
+    """When a worker that held one of two copies is lost, idle workers look again at what remains."""
+    model = Model(3, Policy(message_s=0.01, hang_least_s=1e6))
+    names = [model.join() for _ in range(2)]
+    model.now = 0.01
+    model.report(model.of(names[1])[0])
+    (waiting,) = model.tickets[model.of(names[1])[0]][1]  # a copy of what waits at the first worker
+    assert [waiting] == model.tickets[model.of(names[0])[1]][1]
+    names += [model.join() for _ in range(2)]
+    model.tick(2.0)  # the first worker's other item is late by now
+    assert [len(model.of(name)) for name in names] == [2, 1, 1, 0]
+    model.lose(names[0])
+    assert model.tickets[model.of(names[3])[0]][1] == [waiting]
+
+
 def test_two_even_workers_do_nothing_twice():
     model = Model(40, Policy())
     names = [model.join(), model.join()]
