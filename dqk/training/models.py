@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from typing import Any
 
@@ -10,12 +11,13 @@ from torch import nn
 
 from dqk.circuit import Circuit, simplify_for_fidelity
 from dqk.data import Vocabulary
-from dqk.errors import DQKError, MemoryBoundError
+from dqk.errors import DQKError, InvalidInputError, MemoryBoundError
 from dqk.kernels import FeatureMap
 from dqk.kernels.feature_maps import FEATURE_MAPS
 from dqk.nn import QKLSTM, QLSTM, SequenceTagger
-from dqk.training.config import LAYERED_MAPS, TrainConfig
+from dqk.training.config import LAYERED_MAPS, OPTIONS, TrainConfig, flag
 
+_ARGUMENT = re.compile(rf"\b({'|'.join(OPTIONS)})=")
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
@@ -35,12 +37,15 @@ def build_tagger(config: TrainConfig, vocabulary: Vocabulary) -> SequenceTagger:
     """
     try:
         return _build(config, vocabulary)
+    except InvalidInputError as error:  # the network calls its arguments as Python does
+        text = _ARGUMENT.sub(lambda found: f"{flag(found[1])}=", str(error))
+        raise InvalidInputError(text) from error
     except RuntimeError as error:
         if isinstance(error, DQKError) or "allocate memory" not in str(error):
             raise
         raise MemoryBoundError(
-            f"the parameters do not fit into memory: embedding_dim={config.embedding_dim}, "
-            f"hidden_dim={config.hidden_dim} and {vocabulary.n_rows} words; make one of them smaller"
+            f"the parameters do not fit into memory: --embedding-dim={config.embedding_dim}, "
+            f"--hidden-dim={config.hidden_dim} and {vocabulary.n_rows} words; make one of them smaller"
         ) from error
 
 

@@ -121,7 +121,7 @@ def test_bad_toml(run, tmp_path: Path, content: str, code: int, says: list[str])
     [
         (["--epochs", "many", "--seed", "-1", "--model", "lst"], 2, ["'many'", "seed: -1", "did you mean 'lstm'?"]),
         (["--model", "lstm", "--n-qubits", "4"], 2, ["--n-qubits: has no meaning for the model 'lstm'"]),
-        (["--gate-kernel", "shared"], 2, ["nothing differs between the gates"]),
+        (["--gate-kernel", "shared"], 2, ["--gate-kernel='shared' with --readout='shared': nothing differs"]),
         (["--backend", "abacus"], 2, ["abacus"]),
         (["--colour", "red"], 2, ["--colour"]),
         (["--data", "none.conllu"], 1, ["none.conllu"]),

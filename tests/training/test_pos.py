@@ -181,7 +181,7 @@ def test_nothing_is_left_behind_by_a_mistake(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("model", ["lstm", "qklstm"])
 def test_a_model_that_does_not_fit_is_refused(model: str, tmp_path: Path) -> None:
-    with pytest.raises(MemoryBoundError, match="embedding_dim=100000000000,"):
+    with pytest.raises(MemoryBoundError, match="--embedding-dim=100000000000,"):
         train_pos({"model": model, "embedding_dim": 10**11}, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
