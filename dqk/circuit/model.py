@@ -64,6 +64,9 @@ class Gate:
         wires: the qubits it acts on, control first; wire 0 is the most significant bit of a basis-state index.
         operand: where the angle comes from; None for gates without one.
         matrix: the constant matrix of a `unitary`; None otherwise.
+
+    Raises:
+        InvalidInputError: if the wires are no whole numbers or the operand is none.
     """
 
     name: str

@@ -85,7 +85,7 @@ class ProgressReporter(Reporter):
         if self._bar.disable and (line["epoch"] % every == 0 or line["epoch"] in (1, self._epochs)):
             self._print(
                 f"epoch {line['epoch']}/{self._epochs}: loss {line['train_loss']:.4f}, "
-                f"then {line['eval_loss']:.4f} and accuracy {line['eval_accuracy']:.4f}, in {line['seconds']:.1f} s"
+                f"then {line['eval_loss']:.4f} and accuracy {line['eval_accuracy']:.4f}, in {line['seconds']:.2f} s"
             )
 
     def _update(self, state: State, metrics: str = "first batch ...") -> None:

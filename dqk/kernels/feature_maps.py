@@ -2,6 +2,9 @@
 
 With `encoding="same"` both rotations of a qubit read one feature and `k(0, pi) = 1`: keep data within (-pi/2, pi/2).
 `encoding="pair"` gives qubit j the features 2j and 2j + 1.
+
+Every map takes any kind of integer and real number for its sizes and factors (NumPy's, too), and raises `InvalidInputError`
+for values and names that it does not know, `MemoryBoundError` if its gates do not fit into memory.
 """
 
 from __future__ import annotations

@@ -22,6 +22,9 @@ class FidelityKernel(Kernel):
         shots: measurements per entry; None for exact values.
         executor: where tiles run; None for this process.
 
+    Raises:
+        InvalidInputError: if the feature map is none, or shots is no number of measurements.
+
     Example:
         >>> import numpy as np
         >>> from dqk import FidelityKernel

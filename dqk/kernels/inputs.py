@@ -25,7 +25,8 @@ def to_samples(name: str, values: Any, n_features: int | None = None) -> Tensor:
         A tensor of shape (N, d); it shares memory with the input where it can, and keeps a tensor's graph.
 
     Raises:
-        InvalidInputError: for another shape, complex or non-numeric values, no samples, NaN or infinity.
+        InvalidInputError: for another shape, complex, half-precision or non-numeric values, sparse tensors, masked entries,
+            no samples, NaN or infinity.
     """
     tensor = values if isinstance(values, Tensor) else _from_array(name, values)
     if tensor.layout != torch.strided or tensor.is_meta:

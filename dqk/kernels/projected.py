@@ -21,6 +21,9 @@ class ProjectedKernel(Kernel):
         gamma: inverse width, above 0.
         backend: `auto` or the name of, or a, backend that gives expectation values.
 
+    Raises:
+        InvalidInputError: if the feature map is none, or gamma is no finite number above 0.
+
     References:
         Huang et al., "Power of data in quantum machine learning", arXiv 2011.01938, equation (9).
     """
