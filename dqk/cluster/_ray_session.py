@@ -66,6 +66,11 @@ def ray_session(address: str | None, cpus: float) -> Iterator[bool]:
 
 @contextlib.contextmanager
 def _cluster(ray: Any, address: str) -> Iterator[None]:
+    if address.startswith("ray://"):
+        raise ClusterError(
+            f"the address {address!r} (given, or RAY_ADDRESS) is one of Ray Client, over which results would travel twice; run "
+            "this on a node of the cluster with RAY_ADDRESS=auto, or hand it in with `ray job submit`"
+        )
     advice = "start one with `ray start --head`, or unset RAY_ADDRESS to have one started on this machine"
     if (error := _unreachable(address)) is not None:
         raise ClusterError(f"no Ray answers at {address!r} (the address given, or RAY_ADDRESS): {error}; {advice}")
@@ -83,7 +88,7 @@ def _cluster(ray: Any, address: str) -> Iterator[None]:
 
 def _unreachable(address: str) -> OSError | None:
     """Why nothing listens at `host:port`, where Ray itself would try for minutes; other kinds of addresses are left to Ray."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
+    host, _, port = address.rpartition(":")
     if not port.isdigit():
         return None
     deadline = time.monotonic() + _PATIENCE_S
@@ -175,5 +180,7 @@ def _init(ray: Any, **options: Any) -> None:
     if callable(before) and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, before)
     with contextlib.suppress(AttributeError):
-        # Ray prints to stdout, where our results go, that a worker died; `Lost` says it instead.
-        ray._private.worker.global_worker.gcs_error_subscriber.close()
+        # Ray prints to stdout, where our results go, that a worker died; `Lost` says it instead. As in its own `disconnect`:
+        worker = ray._private.worker.global_worker
+        worker.threads_stopped.set()
+        worker.gcs_error_subscriber.close()

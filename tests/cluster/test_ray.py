@@ -211,6 +211,9 @@ def test_a_ray_of_our_own_leaves_nothing_behind() -> None:
     assert driver.returncode == 0, err
     seen = json.loads(out)
     assert seen["handler_kept"] and len(seen["token"]) == 64 and seen["token_left"] is None
+    assert "ray_listen_error_messages" not in seen["threads"], (
+        "what would print, and spins once its connection is closed"
+    )
     processes = set(map(int, seen["processes"]))
     assert set(seen["pids"]) < processes
     assert not wait_for_end(processes, 20), "processes were left behind"
@@ -275,6 +278,13 @@ def test_ray_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(BackendUnavailableError, match=r"pip install 'dqk\[ray\]'"), open_pool("ray", 2):
         pass
+
+
+def test_ray_client_is_refused() -> None:
+    require("ray")
+    with program(RAY_ADDRESS="ray://127.0.0.1:10001") as driver:
+        _, err = driver.communicate(timeout=200)
+    assert "ClusterError: the address 'ray://127.0.0.1:10001'" in err and "RAY_ADDRESS=auto" in err
 
 
 @pytest.mark.parametrize(

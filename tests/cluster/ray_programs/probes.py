@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -58,6 +59,7 @@ def main() -> None:
             "handler_kept": signal.getsignal(signal.SIGTERM) is handler,
             "pids": pids,
             "processes": {pid: Path(f"/proc/{pid}/cmdline").read_text() for pid in descendants(os.getpid())},
+            "threads": [thread.name for thread in threading.enumerate()],
             "token": os.environ.get("RAY_AUTH_TOKEN"),
         }
         if "hold" in sys.argv:
