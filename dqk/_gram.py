@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import os
 import secrets
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -183,6 +184,8 @@ def _engine(kernel: Kernel, executor: Any, store: Any, progress: Any, seed: int 
     shots = getattr(kernel, "shots", None)
     if store is None and shots is None and executor in (None, "inline") and isinstance(progress, bool):
         return _InlineEngine(progress)
+    if executor == "mpi" and shots is not None and seed is None:
+        raise InvalidInputError("sampled entries on all ranks need a seed=, the same on each of them")
     destination = store if isinstance(store, Destination) or store is None else Destination(store)
     return _PoolEngine(executor_of(executor), _observers(progress), shots, seed, destination, str(kernel))
 
@@ -212,19 +215,24 @@ class _Pools:
 
     def __init__(self) -> None:
         self._open: dict[Any, tuple[Any, WorkerPool]] = {}
+        self._lock = threading.Lock()
         atexit.register(self.close)
-        os.register_at_fork(after_in_child=self._open.clear)  # the parent's
+        os.register_at_fork(after_in_child=self._forget)
+
+    def _forget(self) -> None:
+        self._open, self._lock = {}, threading.Lock()  # the parent's
 
     def get(self, executor: Any) -> WorkerPool:
         """The open pool of an executor."""
         key = executor if isinstance(executor, str) else id(executor)
-        if key in self._open and not self._open[key][1].opened:
-            del self._open[key]
-        if key not in self._open:
-            pool = open_pool(executor)
-            pool.__enter__()
-            self._open[key] = executor, pool
-        return self._open[key][1]
+        with self._lock:
+            if key in self._open and not self._open[key][1].opened:
+                del self._open[key]
+            if key not in self._open:
+                pool = open_pool(executor)
+                pool.__enter__()
+                self._open[key] = executor, pool
+            return self._open[key][1]
 
     def close(self) -> None:
         """Ends all workers."""
@@ -238,6 +246,8 @@ _pools = _Pools()
 
 class _Kept:
     """An executor that opens a pool when it is first needed, and again if all its workers were lost."""
+
+    compares = False
 
     def __init__(self, executor: Any):
         self.executor = executor
@@ -254,6 +264,8 @@ class _Kept:
 
 class _AllRanks:
     """All ranks of an MPI job, which make the same calls."""
+
+    compares = True
 
     def everywhere(self, digest: str, drive: Callable[[WorkerPool], Arrays]) -> Arrays:
         """Rank 0 drives, the others serve; all have the result."""

@@ -29,11 +29,17 @@ from dqk.backends.base import EncodingBackend, without_diagonal
 from dqk.circuit import Circuit
 from dqk.cluster import Arrays, WorkerPool
 from dqk.errors import UnsupportedError
-from dqk.scheduler import Plan, Statistics, TileCost, plan
+from dqk.scheduler import Plan, Statistics, TileCost, blocks_that_fit, plan
 
 
 class Executor(Protocol):
-    """Who runs something on a pool: this process, or all ranks of an MPI job together."""
+    """Who runs something on a pool: this process, or all ranks of an MPI job together.
+
+    Attributes:
+        compares: whether several processes call it, which have to ask for the same.
+    """
+
+    compares: bool
 
     def everywhere(self, digest: str, drive: Callable[[WorkerPool], Arrays]) -> Arrays:
         """What `drive` gives on an open pool, on every process that calls this for the problem with this digest."""
@@ -63,6 +69,8 @@ class Bar(Observer):
 
 class OnPool:
     """An executor that drives a pool that is open."""
+
+    compares = False
 
     def __init__(self, pool: WorkerPool):
         self.pool = pool
@@ -108,9 +116,10 @@ class Job:
     def plan(self, ax: Tensor, ay: Tensor | None, shard: tuple[int, int] | None = None) -> Plan:
         """All tiles, or those of one shard."""
         side = self.side(ax.dtype)
-        keep = memory_bound() // max(1, side * self.backend.encoding_bytes(self.circuit, ax.dtype))
+        block = side * self.backend.encoding_bytes(self.circuit, ax.dtype)
+        keep = blocks_that_fit(memory_bound(), block, self.backend.tile_bytes(self.circuit, ax.dtype), 1)
         counts = len(ax), len(ax if ay is None else ay)
-        return plan(*counts, ay is None, side, self.cost(ax), max(2, keep), shard)
+        return plan(*counts, ay is None, side, self.cost(ax), keep, shard)
 
     def side(self, dtype: torch.dtype) -> int:
         """Samples in a block."""
@@ -162,6 +171,9 @@ class _Pooled(torch.autograd.Function):
         needs = ctx.needs_input_grad[3:]
         arrays = job.arrays(ax, ay, shared)
         digest = digest_of(arrays)
+        problem = f"{digest} backward {needs}"
+        if ctx.executor.compares:
+            problem += digest_of({"cotangent": _array(cotangent)})
         # Both K[i, j] and K[j, i] are the one number above the diagonal.
         folded = without_diagonal(cotangent + cotangent.T) if ctx.symmetric else cotangent
         sides = {"rows": (ax, folded)} if ctx.symmetric else {"rows": (ax, folded), "columns": (ay, folded.T)}
@@ -173,7 +185,7 @@ class _Pooled(torch.autograd.Function):
                 run(pool, work.plan, work)
             return {"cotangents": work.flat(_array(shared))}
 
-        flat = torch.from_numpy(ctx.executor.everywhere(f"{digest} backward", drive)["cotangents"]).to(ax)
+        flat = torch.from_numpy(ctx.executor.everywhere(problem, drive)["cotangents"]).to(ax)
         parts = flat.split([*(angles.numel() for angles, _ in sides.values()), shared.numel()])
         found = {which: part.view_as(sides[which][0]) for which, part in zip(sides, parts, strict=False)}
         return None, None, None, found.get("rows"), found.get("columns"), parts[-1]

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import abc
 import itertools
+import math
 import time
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -92,7 +94,10 @@ def run(
         TileError: if items failed as often as they may; all others have been accepted.
         ClusterError: if no worker is left.
     """
-    loop = _Loop(pool, Dispatch(plan, policy or Policy(), done), work, observers)
+    policy = policy or Policy()
+    if not pool.kills:
+        policy = replace(policy, hang_factor=math.inf)
+    loop = _Loop(pool, Dispatch(plan, policy, done), work, observers)
     for observer in observers:
         observer.started(len(plan), len(done))
     try:
@@ -117,6 +122,7 @@ class _Loop:
         self.tickets: dict[int, tuple[str, int, tuple[int, ...]]] = {}  # ours -> (worker, dispatch's, items)
         self.probing: dict[int, Worker] = {}
         self.met: set[str] = set()
+        self.ticked = -math.inf
         self.given_up: dict[int, str] = {}
         self.result: tuple[dict[str, Any], dict[str, np.ndarray]] = {}, {}
 
@@ -126,9 +132,18 @@ class _Loop:
         while not self.dispatch.finished:
             now = time.monotonic()
             wake = self.dispatch.wake_at(now)
-            for event in self.pool.poll(_POLL_S if wake is None else min(_POLL_S, max(wake - now, 0.0))):
+            events = self.pool.poll(_POLL_S if wake is None else min(_POLL_S, max(wake - now, 0.0)))
+            for event in events:
                 self._on(event)
+            if events and time.monotonic() - self.ticked < _POLL_S:
+                continue
+            if events:  # results that came while some were written count before a worker is called late
+                for event in self.pool.poll(0.0):
+                    self._on(event)
             self._tell(scheduler.Tick())
+            self.ticked = time.monotonic()
+            if self.dispatch.hopeless:
+                raise ClusterError(f"{self.dispatch.hopeless}; {self.dispatch.remaining} tiles are not done")
 
     def _on(self, event: PoolEvent) -> None:
         match event:
@@ -144,7 +159,9 @@ class _Loop:
                 self._join(worker)
             case Failed(worker, ticket, cause) if ticket in self.probing:
                 self.probing.pop(ticket)
-                raise ClusterError(f"worker {worker} on {event.worker} cannot work: {cause}")
+                if not self.pool.kills:
+                    raise ClusterError(f"worker {worker} cannot work: {cause}")
+                self.pool.kill(worker)
             case Done(_, ticket, result) if ticket in self.tickets:
                 self._done(ticket, result)
             case Failed(_, ticket, cause) if ticket in self.tickets:
@@ -193,7 +210,6 @@ class _Loop:
                     self.work.accept(items, *self.result)
                     self._watch("progressed", self.dispatch.statistics, self.dispatch.remaining)
                 case scheduler.Kill(worker, cause):
-                    self._watch("lost", worker, cause)
                     self.pool.kill(worker)
                 case scheduler.GiveUp(item, cause):
                     self.given_up[item] = cause

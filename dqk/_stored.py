@@ -23,6 +23,7 @@ from dqk._run import Observer, run
 from dqk.cluster import Arrays, Worker, WorkerPool
 from dqk.scheduler import Plan, Policy
 from dqk.store import Fingerprint, GramStore, StoredGram
+from dqk.store.files import explained, temporary_folder
 
 _HEARTBEAT_S = 30.0
 _POLICY = Policy(
@@ -91,7 +92,7 @@ def stored_fidelity(
             run(pool, tiles, work, _POLICY, done, observers)
             return {}
 
-    executor.everywhere(digest, drive)
+    executor.everywhere(f"{digest} into {destination}", drive)
     return StoredGram(destination.path)
 
 
@@ -102,12 +103,14 @@ class _Work(TileWork):
         super().__init__(digest, tiles)
         self.store = store
         self.sharing: set[str] = set()
-        self._nonce, self._folder = uuid.uuid4().hex, Path(store.path).resolve() / f"nonce-{uuid.uuid4().hex[:12]}"
+        self._nonce = uuid.uuid4().hex
+        self._folder = temporary_folder(Path(store.path).resolve()) / f"nonce-{uuid.uuid4().hex[:12]}"
         self._beat = time.monotonic()
 
     def __enter__(self) -> _Work:
-        self._folder.mkdir()
-        (self._folder / "question").write_text(self._nonce)
+        with explained(f"write {self.store.path}", "make room or check the permissions, then go on with --resume"):
+            self._folder.mkdir(parents=True)
+            (self._folder / "question").write_text(self._nonce)
         return self
 
     def __exit__(self, *raised: object) -> None:

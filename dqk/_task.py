@@ -23,12 +23,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dqk._resources import memory_bound, one_blas_thread
+from dqk._resources import cpu_threads, memory_bound, one_blas_thread
 from dqk._wire import pack, unpack
 from dqk.backends.base import EncodingBackend, mirror
 from dqk.backends.resolve import resolve
 from dqk.circuit import Circuit
-from dqk.errors import StoreError, UnsupportedError
+from dqk.errors import MemoryBoundError, StoreError, UnsupportedError
 from dqk.store import TileWriter
 
 Arrays = Mapping[str, np.ndarray]
@@ -37,6 +37,7 @@ PAD = 8
 """Ragged blocks are padded to a multiple of this many samples."""
 
 _JOBS_KEPT = 4
+_MIB = 2**20
 
 
 def run_task(
@@ -109,10 +110,27 @@ class _Job:
         self.shared = torch.from_numpy(np.array(arrays["shared"]))
         self.rows = torch.from_numpy(np.array(arrays["ax"]))
         self.columns = self.rows if self.symmetric else torch.from_numpy(np.array(arrays["ay"]))
-        block = self.side * backend.encoding_bytes(self.circuit, self.rows.dtype)
-        self._keep = max(2, memory_bound() // max(1, block))
+        self._room = self._blocks_that_fit()
         self._blocks: OrderedDict[tuple[str, int, bool], Future[Any]] = OrderedDict()
         self._lock = threading.Lock()
+
+    def _blocks_that_fit(self) -> int:
+        """Blocks of states beside the tiles in flight; those for gradients count twice, being encoded and prepared.
+
+        Raises:
+            MemoryBoundError: if two do not fit.
+        """
+        dtype = self.rows.dtype
+        block = self.side * self.backend.encoding_bytes(self.circuit, dtype)
+        bound, in_flight = memory_bound(), cpu_threads() * self.backend.tile_bytes(self.circuit, dtype)
+        if bound < 2 * block + in_flight:
+            needed = (2 * block + in_flight) // _MIB
+            raise MemoryBoundError(
+                f"two blocks of {self.side} samples on {self.circuit.n_qubits} qubits need {needed:,} MiB, "
+                f"the bound of this worker is {bound // _MIB:,} MiB (DQK_MEMORY_MIB, or half of the free memory shared by the "
+                "workers of a node); use fewer workers, fewer qubits or float32, or raise the bound"
+            )
+        return max(2, (bound - in_flight) // max(1, block))
 
     def angles(self, which: str, k: int) -> Tensor:
         """Angles of block k of the `rows` or `columns`, shape (at most side, A_d)."""
@@ -125,7 +143,7 @@ class _Job:
             mine = key not in self._blocks
             future = self._blocks.setdefault(key, Future())
             self._blocks.move_to_end(key)
-            while len(self._blocks) > self._keep:
+            while sum(1 + key[2] for key in self._blocks) > self._room and len(self._blocks) > 2:
                 self._blocks.popitem(last=False)
         if mine:
             try:
@@ -184,6 +202,8 @@ _jobs_lock = threading.Lock()
 
 def _job(digest: str, arrays: Mapping[str, Arrays]) -> _Job:
     with _jobs_lock:
+        for old in [known for known in _jobs if known not in arrays]:  # nobody will ask for them again
+            del _jobs[old]
         mine = digest not in _jobs
         future = _jobs.setdefault(digest, Future())
         _jobs.move_to_end(digest)
@@ -197,6 +217,22 @@ def _job(digest: str, arrays: Mapping[str, Arrays]) -> _Job:
                 _jobs.pop(digest, None)
             future.set_exception(error)
     return future.result()
+
+
+def forget(digest: str) -> None:
+    """Lets go of the states of a job."""
+    with _jobs_lock:
+        _jobs.pop(digest, None)
+
+
+def _after_fork() -> None:
+    """A forked child has none of the threads that would finish what others wait for."""
+    global _jobs_lock
+    _jobs_lock = threading.Lock()
+    _jobs.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 def _tiles(header: Header, extra: Arrays, arrays: Mapping[str, Arrays]) -> bytes | Callable[[], bytes]:

@@ -67,19 +67,14 @@ def gram(
     json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")] = False,
 ) -> None:
     """Compute the kernel matrix of the samples in a file, one qubit per column."""
-    if executor == "mpi" and _serves():
+    if executor == "mpi" and _serves(workers):
         return
+    display, spans = _observers()
     with contextlib.ExitStack() as stack:
         if executor == "mpi":  # the other ranks wait for rank 0, also if it finds that there is nothing to do
-            pool = stack.enter_context(_pool(executor, workers))
+            pool = stack.enter_context(_pool(executor, None))
         destination = _destination(out, resume, take_over, shard)
         kernel, samples, others = _problem(x, y, feature_map, layers, bandwidth, backend, shots)
-
-        from dqk._trace import Trace
-        from dqk.cli.live import LiveDisplay
-
-        display, spans = LiveDisplay(), Trace()
-        observers = [display, spans] if trace or timeline else [display]
         if executor == "mpi" and destination is None:
             stderr().print(
                 "note: a rank that is lost ends an MPI job, and without a store (-o K.zarr) its work with it"
@@ -88,16 +83,23 @@ def gram(
         if executor != "mpi":
             pool = stack.enter_context(_pool(executor, workers))
         began = time.perf_counter()
-        found = _compute(kernel, samples, others, pool, destination, observers, log, seed if shots else None)
+        watching = [display, *([spans] if trace or timeline else [])]
+        found = _compute(kernel, samples, others, pool, destination, watching, log, seed if shots else None)
         seconds = time.perf_counter() - began
     if destination is None:
         _save(out, found)
-    if trace is not None:
-        spans.save(trace)
-    if timeline is not None:
-        spans.draw(timeline)
+    for path, write in ((trace, spans.save), (timeline, spans.draw)):
+        if path is not None:
+            write(path)
     document = _document(kernel, found, others is None, out, executor, display, seconds)
     print_json(document) if json else _show(document)
+
+
+def _observers() -> tuple[Any, Any]:
+    from dqk._trace import Trace
+    from dqk.cli.live import LiveDisplay
+
+    return LiveDisplay(), Trace()
 
 
 def _destination(out: Path, resume: bool, take_over: bool, shard: str | None) -> Any:
@@ -132,8 +134,12 @@ def _destination(out: Path, resume: bool, take_over: bool, shard: str | None) ->
     return None if out.suffix == ".npy" else Destination(out, resume, take_over, part)
 
 
-def _serves() -> bool:
+def _serves(workers: int | None) -> bool:
     """Whether this is a rank that computes for rank 0; then it has done so."""
+    if workers is not None:
+        raise InvalidInputError(
+            f"--workers {workers} with --executor mpi: every rank is a worker; start mpiexec -n {workers}"
+        )
     from dqk.cluster._mpi import is_server, serve
 
     if not is_server():
@@ -173,10 +179,6 @@ def _problem(
 def _pool(executor: str, workers: int | None) -> Iterator[Any]:
     from dqk.cluster import open_pool
 
-    if executor == "mpi" and workers is not None:
-        raise InvalidInputError(
-            f"--workers {workers} with --executor mpi: every rank is a worker; start mpiexec -n {workers}"
-        )
     with open_pool(executor, workers) as pool:
         yield pool
 

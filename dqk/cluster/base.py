@@ -79,6 +79,8 @@ class WorkerPool(abc.ABC):
     """
 
     name: str
+    kills = True
+    """Whether `kill` ends a worker that hangs; if not, hanging workers are waited for."""
     opened = False
     lock: AbstractContextManager[object] = nullcontext()
     """Held by whoever runs something on the open pool."""

@@ -79,6 +79,7 @@ class ExecutorPool(WorkerPool):
     """Places in the queue of an executor, see `from_executor`."""
 
     name = "executor"
+    kills = False
 
     def __init__(self, executor: Executor, workers: int):
         self._executor, self._count = executor, workers

@@ -10,7 +10,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 from dqk._resources import cpu_threads
-from dqk._task import cause, run_task
+from dqk._task import cause, forget, run_task
 from dqk.cluster.base import Arrays, Done, Failed, Joined, PoolEvent, Worker, WorkerPool
 
 
@@ -22,6 +22,7 @@ class InlinePool(WorkerPool):
     """
 
     name = "inline"
+    kills = False
 
     def __init__(self, threads: int | None = None):
         self._worker = Worker("inline", threads or cpu_threads())
@@ -46,6 +47,7 @@ class InlinePool(WorkerPool):
     def drop(self, digest: str) -> None:
         """Lets go of it."""
         self._arrays.pop(digest, None)
+        forget(digest)
 
     def submit(self, worker: str, ticket: int, task: bytes) -> None:
         """Queues the task for the threads."""

@@ -84,7 +84,7 @@ def _read_csv(path: Path) -> np.ndarray:
         try:
             row = [float(cell) for cell in cells]
         except ValueError:
-            if width is None and number == 1:
+            if number == 1 and not any(map(_is_number, cells)):
                 continue  # names of the columns
             bad = next(cell for cell in cells if not _is_number(cell))
             raise DataFileError(f"{path}, line {number}: {bad!r} is not a number") from None
