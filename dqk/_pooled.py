@@ -21,14 +21,14 @@ from torch import Tensor
 
 from dqk._calibration import cost_model
 from dqk._progress import bar
-from dqk._resources import memory_bound
+from dqk._resources import memory_bound, require_memory
 from dqk._run import Observer, Work, run
 from dqk._wire import pack
 from dqk.backends import autograd
 from dqk.backends.base import EncodingBackend, without_diagonal
 from dqk.circuit import Circuit
 from dqk.cluster import Arrays, WorkerPool
-from dqk.errors import UnsupportedError
+from dqk.errors import ClusterError, InvalidInputError, UnsupportedError
 from dqk.scheduler import Plan, Statistics, TileCost, blocks_that_fit, plan
 
 
@@ -78,7 +78,20 @@ class OnPool:
     def everywhere(self, digest: str, drive: Callable[[WorkerPool], Arrays]) -> Arrays:
         """Runs in this process."""
         with self.pool.lock:
-            return drive(self.pool)
+            if not self.pool.opened:
+                raise ClusterError(
+                    f"the {self.pool.name} pool was closed; keep it open until gradients are computed, or name the executor "
+                    f"(executor={self.pool.name!r})"
+                )
+            if self.pool.driven:
+                raise InvalidInputError(
+                    "a matrix is being computed on this pool; an observer cannot use it for another one"
+                )
+            self.pool.driven = True
+            try:
+                return drive(self.pool)
+            finally:
+                self.pool.driven = False
 
 
 @dataclass(frozen=True)
@@ -213,6 +226,10 @@ class _MemoryWork(TileWork):
     def __init__(self, digest: str, tiles: Plan, ax: np.ndarray, ay: np.ndarray | None):
         super().__init__(digest, tiles)
         self.symmetric = ay is None
+        columns = len(ax if ay is None else ay)
+        require_memory(
+            len(ax) * columns * ax.itemsize, f"the {len(ax)} x {columns} entries of K, which a store= need not hold,"
+        )
         self.result = np.empty((len(ax), len(ax if ay is None else ay)), ax.dtype)
 
     def accept(self, items: Collection[int], document: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:

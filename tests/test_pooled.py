@@ -196,3 +196,51 @@ def test_a_backend_object_does_not_travel():
 
     with InlinePool(1) as pool, pytest.raises(UnsupportedError, match="workers open a backend by its name"):
         gram(FidelityKernel(zz_feature_map(2), backend=StatevectorBackend()), samples(5, 2), executor=pool)
+
+
+def test_growth_compares_the_samples_of_the_ragged_block_too(tmp_path):
+    from dqk.errors import StoreError
+
+    kernel, x = FidelityKernel(MAPS["product"]), samples(300)
+    gram(kernel, x[:100], store=tmp_path / "K.zarr")
+    before = gram(kernel, x[:100], store=tmp_path / "K.zarr").digest
+    with pytest.raises(StoreError, match="data of rows 0-99 differ"):
+        gram(kernel, samples(300), store=tmp_path / "K.zarr")
+    assert gram(kernel, x[:100], store=tmp_path / "K.zarr").digest == before
+
+
+def test_a_shard_that_may_not_resume_does_not_grow_the_others_store(tmp_path):
+    from dqk._stored import Destination
+    from dqk.errors import StoreError
+
+    kernel, x = FidelityKernel(MAPS["product"]), samples(300)
+    gram(kernel, x[:200], store=Destination(tmp_path / "K.zarr", resume=False, shard=(1, 2)))
+    with pytest.raises(StoreError, match="200 x 200 samples, this shard's are 300 x 300"):
+        gram(kernel, x, store=Destination(tmp_path / "K.zarr", resume=False, shard=(2, 2)))
+
+
+def test_gradients_need_the_pool_to_be_open():
+    from dqk.errors import ClusterError
+
+    x = torch.from_numpy(samples(10)).requires_grad_()
+    with InlinePool(1) as pool:
+        k = gram(FidelityKernel(MAPS["product"]), x, executor=pool)
+    with pytest.raises(ClusterError, match="the inline pool was closed"):
+        k.sum().backward()
+
+
+def test_an_observer_cannot_use_the_pool_that_it_watches():
+    from dqk._run import Observer
+
+    class Greedy(Observer):
+        def progressed(self, statistics, remaining):
+            gram(FidelityKernel(MAPS["product"]), samples(5), executor=pool)
+
+    with InlinePool(1) as pool, pytest.raises(InvalidInputError, match="an observer cannot use it"):
+        gram(FidelityKernel(MAPS["product"]), samples(5), executor=pool, progress=Greedy())
+
+
+def test_states_are_let_go_with_their_job():
+    with InlinePool(1) as pool:
+        gram(FidelityKernel(MAPS["reuploading"]), samples(200), executor=pool)
+        assert not dqk._task._jobs

@@ -11,6 +11,7 @@ from types import FrameType
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 
 from dqk.cli.output import print_json, stderr, stdout, table
 from dqk.errors import InvalidInputError, unknown_name
@@ -54,7 +55,7 @@ def gram(
     backend: Annotated[str, typer.Option(help="auto, statevector, mps or reference.")] = "auto",
     log: Annotated[bool, typer.Option("--log", help="Natural logarithms, which do not underflow.")] = False,
     shots: Annotated[int | None, typer.Option(help="Measurements per entry (default: exact values).", min=1)] = None,
-    seed: Annotated[int, typer.Option(help="Of the measurements.", min=0)] = 0,
+    seed: Annotated[int | None, typer.Option(help="Of the measurements (default: 0).", min=0)] = None,
     executor: Annotated[str, typer.Option(help="inline, processes, ray or mpi.")] = "inline",
     workers: Annotated[int | None, typer.Option(help="Workers, or threads if inline (default: all).", min=1)] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the store, or begin it.")] = False,
@@ -73,7 +74,7 @@ def gram(
     with contextlib.ExitStack() as stack:
         if executor == "mpi":  # the other ranks wait for rank 0, also if it finds that there is nothing to do
             pool = stack.enter_context(_pool(executor, None))
-        destination = _destination(out, resume, take_over, shard)
+        destination = _destination(out, resume, take_over, shard, trace, timeline)
         kernel, samples, others = _problem(x, y, feature_map, layers, bandwidth, backend, shots)
         if executor == "mpi" and destination is None:
             stderr().print(
@@ -84,7 +85,7 @@ def gram(
             pool = stack.enter_context(_pool(executor, workers))
         began = time.perf_counter()
         watching = [display, *([spans] if trace or timeline else [])]
-        found = _compute(kernel, samples, others, pool, destination, watching, log, seed if shots else None)
+        found = _compute(kernel, samples, others, pool, destination, watching, log, _seed(seed, shots))
         seconds = time.perf_counter() - began
     if destination is None:
         _save(out, found)
@@ -102,7 +103,15 @@ def _observers() -> tuple[Any, Any]:
     return LiveDisplay(), Trace()
 
 
-def _destination(out: Path, resume: bool, take_over: bool, shard: str | None) -> Any:
+def _seed(seed: int | None, shots: int | None) -> int | None:
+    if shots is None and seed is not None:
+        raise InvalidInputError(f"--seed {seed} without --shots: exact values need no seed")
+    return None if shots is None else seed or 0
+
+
+def _destination(
+    out: Path, resume: bool, take_over: bool, shard: str | None, trace: Path | None, timeline: Path | None
+) -> Any:
     """The store, or None for an array in memory that is saved at the end."""
     from dqk._stored import Destination
 
@@ -116,14 +125,23 @@ def _destination(out: Path, resume: bool, take_over: bool, shard: str | None) ->
         ]
         if out.exists():
             problems.append(f"--out {out} exists; remove it or choose another path")
-    if not out.parent.is_dir():
-        problems.append(f"--out {out}: there is no folder {out.parent}")
+    if take_over and not resume:
+        problems.append("--take-over goes on with a store, so it needs --resume")
+    for name, path, suffix in (
+        ("--out", out, out.suffix),
+        ("--trace", trace, ".json"),
+        ("--timeline", timeline, ".png"),
+    ):
+        if path is not None and not path.parent.is_dir():
+            problems.append(f"{name} {path}: there is no folder {path.parent}")
+        if path is not None and path.suffix != suffix:
+            problems.append(f"{name} {path} ends in {path.suffix!r}, expected {suffix}")
     part = None
     if shard is not None:
         numbers = shard.split("/")
         if (
             len(numbers) == 2
-            and all(number.isdigit() for number in numbers)
+            and all(number.isdecimal() for number in numbers)
             and 1 <= int(numbers[0]) <= int(numbers[1])
         ):
             part = int(numbers[0]), int(numbers[1])
@@ -269,7 +287,7 @@ def _digest(kernel: Any, found: Any, symmetric: bool) -> str | None:
 def _show(document: dict[str, Any]) -> None:
     shown = table("result", "value")
     rows, columns = document["shape"]
-    shown.add_row("matrix", f"{rows} x {columns}, {document['dtype']}, in {document['out']}")
+    shown.add_row("matrix", escape(f"{rows} x {columns}, {document['dtype']}, in {document['out']}"))
     shown.add_row("kernel", document["kernel"])
     shown.add_row(
         "tiles", f"{document['computed']} of {document['tiles']} computed now, in {document['seconds']:.1f} s"

@@ -82,6 +82,7 @@ class WorkerPool(abc.ABC):
     kills = True
     """Whether `kill` ends a worker that hangs; if not, hanging workers are waited for."""
     opened = False
+    driven = False
     lock: AbstractContextManager[object] = nullcontext()
     """Held by whoever runs something on the open pool."""
 

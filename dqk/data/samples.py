@@ -14,12 +14,11 @@ import numpy as np
 from dqk.errors import BackendUnavailableError, DataFileError
 
 
-def read_samples(path: Path, columns: str | None = None) -> np.ndarray:
+def read_samples(path: Path) -> np.ndarray:
     """Reads a table of samples, one per row.
 
     Args:
-        path: `.npy`; `.npz`; `.csv` (a first line of names is skipped); `.parquet`.
-        columns: in an `.npz` the name of the array; needed if there are several.
+        path: `.npy`; `.npz` with one array; `.csv` (a first line of names is skipped); `.parquet`.
 
     Returns:
         Shape (N, d), float32 if the file has that, else float64.
@@ -30,7 +29,7 @@ def read_samples(path: Path, columns: str | None = None) -> np.ndarray:
     """
     readers: dict[str, Callable[..., Any]] = {
         ".npy": _read_npy,
-        ".npz": lambda path: _read_npz(path, columns),
+        ".npz": _read_npz,
         ".csv": _read_csv,
         ".parquet": _read_parquet,
     }
@@ -45,27 +44,31 @@ def read_samples(path: Path, columns: str | None = None) -> np.ndarray:
             f"{path} holds an array of shape {table.shape} and dtype {table.dtype}, expected real numbers of shape "
             "(samples, features)"
         )
-    return np.ascontiguousarray(table, np.float32 if table.dtype == np.float32 else np.float64)
+    if 0 in table.shape:
+        raise DataFileError(
+            f"{path} holds {table.shape[0]} samples of {table.shape[1]} features; expected at least one of each"
+        )
+    single = table.dtype.kind == "f" and table.dtype.itemsize == 4
+    return np.ascontiguousarray(table, np.float32 if single else np.float64)
 
 
 def _read_npy(path: Path) -> np.ndarray:
     try:
         return np.asarray(np.load(path, allow_pickle=False))
-    except ValueError as error:
+    except (ValueError, EOFError) as error:
         raise DataFileError(f"{path} is not an .npy file of numbers: {error}") from error
 
 
-def _read_npz(path: Path, name: str | None) -> np.ndarray:
+def _read_npz(path: Path) -> np.ndarray:
     try:
         with np.load(path, allow_pickle=False) as archive:
             names = list(archive)
-            if name is None and len(names) == 1:
-                name = names[0]
-            if name not in names:
-                asked = "several arrays" if name is None else f"no array {name!r}"
-                raise DataFileError(f"{path} has {asked}; name one of them: {', '.join(names)}")
-            return np.asarray(archive[name])
-    except (ValueError, zipfile.BadZipFile) as error:
+            if len(names) != 1:
+                raise DataFileError(
+                    f"{path} has {len(names)} arrays ({', '.join(names)}), expected one; save the samples alone"
+                )
+            return np.asarray(archive[names[0]])
+    except (ValueError, EOFError, zipfile.BadZipFile) as error:
         if isinstance(error, DataFileError):
             raise
         raise DataFileError(f"{path} is not an .npz file of numbers: {error}") from error
@@ -78,7 +81,15 @@ def _read_csv(path: Path) -> np.ndarray:
         raise DataFileError(f"{path} is not UTF-8 text: {error}") from error
     rows: list[list[float]] = []
     width = None
-    for number, cells in enumerate(csv.reader(io.StringIO(text)), start=1):
+    reader = csv.reader(io.StringIO(text))
+    while True:
+        try:
+            cells = next(reader)
+        except StopIteration:
+            break
+        except csv.Error as error:
+            raise DataFileError(f"{path}, line {reader.line_num}: {error}") from error
+        number = reader.line_num
         if not cells:
             continue
         try:

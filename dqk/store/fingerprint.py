@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -32,6 +32,8 @@ class Fingerprint:
         n_rows: N.
         n_columns: M.
         about: what it is, for people; may differ.
+        row_angles: data angles of the rows, by which growth is checked; not kept in the store.
+        column_angles: the same for columns.
     """
 
     circuit: Mapping[str, Any]
@@ -48,6 +50,8 @@ class Fingerprint:
     n_rows: int
     n_columns: int
     about: str = ""
+    row_angles: np.ndarray | None = field(default=None, repr=False, compare=False)
+    column_angles: np.ndarray | None = field(default=None, repr=False, compare=False)
 
     @classmethod
     def of(
@@ -94,6 +98,8 @@ class Fingerprint:
             n_rows=len(ax),
             n_columns=len(others),
             about=about,
+            row_angles=ax,
+            column_angles=others,
         )
 
     @classmethod
@@ -115,7 +121,7 @@ class Fingerprint:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
-        return asdict(self)
+        return {f.name: getattr(self, f.name) for f in fields(self) if not f.name.endswith("_angles")}
 
     @property
     def grid(self) -> Grid:
@@ -125,18 +131,19 @@ class Fingerprint:
     def conflicts(self, new: Fingerprint) -> list[str]:
         """Why work on `new` cannot go on in a store of this one; empty if it can: the same problem, or more samples of it."""
         found = [
-            f"{field.name} is {getattr(self, field.name)!r} there, {getattr(new, field.name)!r} now"
-            for field in fields(self)
-            if field.name in ("backend", "dtype", "side", "log", "symmetric", "shots", "seed")
-            and getattr(self, field.name) != getattr(new, field.name)
+            f"{name} is {getattr(self, name)!r} there, {getattr(new, name)!r} now"
+            for name in ("backend", "dtype", "side", "log", "symmetric", "shots", "seed")
+            if getattr(self, name) != getattr(new, name)
         ]
         found += _circuit_conflicts(self.circuit, new.circuit)
         if self.shared != new.shared:
             found.append("the shared angles (trained parameters) differ")
         if self.side == new.side:
-            found += _data_conflicts("rows", self.rows, new.rows, self.n_rows, new.n_rows, self.side)
+            rows = self.n_rows, new.n_rows
+            found += _data_conflicts("rows", self.rows, new.rows, *rows, self.side, new.row_angles)
             if not self.symmetric and not new.symmetric:
-                found += _data_conflicts("columns", self.columns, new.columns, self.n_columns, new.n_columns, self.side)
+                columns = self.n_columns, new.n_columns
+                found += _data_conflicts("columns", self.columns, new.columns, *columns, self.side, new.column_angles)
         return found
 
     def grown_to(self, new: Fingerprint) -> bool:
@@ -149,11 +156,16 @@ def block_digests(angles: np.ndarray, side: int) -> tuple[str, ...]:
     return tuple(array_digest(angles[start : start + side]) for start in range(0, len(angles), side))
 
 
-def _data_conflicts(what: str, old: tuple[str, ...], new: tuple[str, ...], n: int, m: int, side: int) -> Iterable[str]:
+def _data_conflicts(
+    what: str, old: tuple[str, ...], new: tuple[str, ...], n: int, m: int, side: int, angles: np.ndarray | None
+) -> Iterable[str]:
     if m < n:
         yield f"{n} {what} are there, {m} now; a store grows but does not shrink"
-    full = len(old) if n == m else min(n, m) // side  # a ragged block is recomputed when it grows
+    full = len(old) if n == m else min(n, m) // side
     wrong = [k for k, (a, b) in enumerate(zip(old[:full], new, strict=False)) if a != b]
+    # The ragged block of a matrix that grows is computed again, but its samples have to be the same.
+    if full < len(old) and m > n and angles is not None and array_digest(angles[full * side : n]) != old[full]:
+        wrong.append(full)
     if wrong:
         spans = [f"{k * side}-{min((k + 1) * side, n, m) - 1}" for k in wrong]
         shown = ", ".join(spans[:3]) + (f" and {len(spans) - 3} more blocks" if len(spans) > 3 else "")

@@ -84,6 +84,7 @@ class GramStore:
             mark = path / _STARTED / ("whole" if shard is None else f"{shard[0]}-of-{shard[1]}")
             if not created and not resume:
                 _require_joinable(path, mark, shard)
+                _require_same_size(path, known, fingerprint)
             leases.require_free(leases.others(path, own, None if grows else shard), take_over)
             lease = leases.acquire(path / own, take_over)
             try:
@@ -228,6 +229,15 @@ def _require_joinable(path: Path, mark: Path, shard: tuple[int, int] | None) -> 
     raise StoreError(
         f"{path} exists; --resume (resume=True) computes what it lacks, or choose another path, or remove it"
     )
+
+
+def _require_same_size(path: Path, known: Fingerprint, new: Fingerprint) -> None:
+    """A shard that may not resume must not grow what other shards compute."""
+    if known.grown_to(new):
+        raise StoreError(
+            f"{path} is of {known.n_rows} x {known.n_columns} samples, this shard's are {new.n_rows} x {new.n_columns}; "
+            "--resume (resume=True) lets a store grow, for all shards"
+        )
 
 
 def _clear(folder: Path) -> None:
