@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from dqk.store.fingerprint import Fingerprint
 
 DESCRIPTION = "zarr.json"
 _TEMPORARY = "tmp"
+_SYNCS = 4  # at once
 
 
 def chunk_path(store: Path, row: int, column: int) -> Path:
@@ -46,6 +48,21 @@ def sync(path: str | os.PathLike[str]) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextlib.contextmanager
+def syncing(paths: Collection[Path]) -> Iterator[None]:
+    """`sync` for several, finished when the block is left: one by one, each would wait for the disk and for a processor."""
+    if len(paths) == 1:
+        yield
+        sync(*paths)
+        return
+    # Made anew each time, because threads do not survive the fork of a process.
+    with ThreadPoolExecutor(_SYNCS, thread_name_prefix="dqk-sync") as threads:
+        begun = [threads.submit(sync, path) for path in paths]
+        yield
+        for done in begun:
+            done.result()
 
 
 def describe(store: Path, fingerprint: Fingerprint) -> None:

@@ -20,7 +20,7 @@ from dqk._lease import Holder
 from dqk.errors import InvalidInputError, StoreError
 from dqk.store import journal
 from dqk.store.digests import tile_digest
-from dqk.store.files import chunk_path, explained, read_description, sync, temporary_folder, write_all
+from dqk.store.files import chunk_path, explained, read_description, sync, syncing, temporary_folder, write_all
 
 
 class TileWriter:
@@ -101,28 +101,31 @@ class TileWriter:
     def _commit(self, tiles: Sequence[tuple[int, int, np.ndarray]]) -> list[str]:
         failpoint("before_chunk")
         moves: list[tuple[Path, Path]] = []
-        lines, digests = [], []
         for row, column, values in tiles:
             for place in self.grid.places(row, column):
                 data = self.grid.encode(values if place == (row, column) else values.T)
                 moves.append((self._write(len(moves), data), chunk_path(self.path, *place)))
-            digests.append(tile_digest(values))
-            lines.append(journal.line(row, column, self.grid.extent(row, column), digests[-1]))
         failpoint("after_write")
-        for temporary, _ in moves:
-            sync(temporary)
+        folders = {final.parent for _, final in moves}
+        with syncing([temporary for temporary, _ in moves]):  # the disk works meanwhile
+            digests = [tile_digest(values) for _, _, values in tiles]
+            self._make_folders(folders)
         failpoint("after_sync")
         # Only now: whoever takes the store over clears the temporary files after it has the lease and before it computes, so
         # from here on the files either get their names before that or are gone.
         self._check_lease()
-        self._make_folders({final.parent for _, final in moves})
         for temporary, final in moves:
             temporary.replace(final)
             failpoint("after_chunk")
-        for folder in {final.parent for _, final in moves}:
-            sync(folder)
+        with syncing(folders):
+            pass
         failpoint("after_folders")
-        self._append("".join(lines))
+        self._append(
+            "".join(
+                journal.line(row, column, values.shape, digest)
+                for (row, column, values), digest in zip(tiles, digests, strict=True)
+            )
+        )
         return digests
 
     def _write(self, number: int, data: np.ndarray) -> Path:
