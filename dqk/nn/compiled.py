@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dqk._resources import require_memory
 from dqk.backends.autograd import first_derivative_only
 from dqk.backends.mps import MPSBackend
 from dqk.backends.statevector import StatevectorBackend
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from dqk.nn.qk_cell import QKCell
 
 VECTOR_BYTES = 64
+_LARGE = 2**24  # numbers; with fewer there is nothing to ask for
 _DTYPES: dict[torch.dtype, np.dtype] = {torch.float32: np.dtype(np.float32), torch.float64: np.dtype(np.float64)}
 
 
@@ -52,26 +54,25 @@ class Plan:
         hidden: number of hidden units H.
         record: vectors that each time step records for a panel of samples.
         product: whether states are Bloch vectors; else they are statevectors.
-        work: numbers that compiled code works on, for each precision, forward and backward.
+        work: vectors that compiled code works on, for each precision and number of lanes, forward and backward.
         arguments: the compiled functions' first ones, for each precision.
     """
 
     hidden: int
     record: int
     product: bool
-    work: dict[tuple[torch.dtype, bool], int]
+    work: dict[tuple[torch.dtype, int], tuple[int, int]]
     arguments: dict[torch.dtype, tuple[Any, ...]]
 
-    def workspace(self, dtype: torch.dtype, backward: bool) -> np.ndarray:
-        """Room to work on."""
-        return np.empty(self.work[dtype, backward], _DTYPES[dtype])
+    def lanes(self, layout: Layout, dtype: torch.dtype) -> int:
+        """Samples of a vector."""
+        return 1 if layout.batch == 1 and self.product else VECTOR_BYTES // dtype.itemsize
 
-    def records(self, layout: Layout, dtype: torch.dtype, recording: bool) -> np.ndarray:
-        """Room for what `cell_forward` records, of one time step only if no backward pass can follow."""
-        lanes = VECTOR_BYTES // dtype.itemsize
-        panels, steps = (-(-layout.batch // lanes), layout.n_steps) if recording else (1, 1)
-        # One vector more, so that the first one can start on a vector boundary.
-        return np.empty((panels * (2 * self.hidden + steps * self.record) + 1) * lanes, _DTYPES[dtype])
+    def records(self, layout: Layout, lanes: int, recording: bool) -> int:
+        """Vectors that are recorded, for one time step only if no backward pass can follow."""
+        if recording:
+            return -(-layout.batch // lanes) * (2 * self.hidden + layout.n_steps * self.record)
+        return 2 * self.hidden + self.record
 
 
 def plan_of(cell: QKCell) -> Plan:
@@ -120,8 +121,9 @@ def plan_of(cell: QKCell) -> Plan:
             space = places.py_func(n_qubits, slots, lanes).weights + 2 * kernels
             own = sizes._replace(space=space, d_reference=2 * max(1, 2**n_qubits // lanes))
         arguments[dtype] = (np.array(own, np.int64), circuit, angles, cell.kernel_scale)
-        for backward in (False, True):
-            work[dtype, backward] = workspace.py_func(own, len(angles[0]) // 3, lanes, backward) + lanes
+        for width in (1, lanes) if product else (lanes,):
+            needed = [workspace.py_func(own, len(angles[0]) // 3, width, backward) for backward in (False, True)]
+            work[dtype, width] = needed[0] // width, needed[1] // width
     return Plan(cell.hidden_size, record_size.py_func(sizes), product, work, arguments)
 
 
@@ -213,32 +215,19 @@ def _entry_points() -> ModuleType:
     return importlib.import_module("dqk.backends.compiled.cell")
 
 
-def _addresses(tensors: Iterable[Tensor | None]) -> tuple[int, ...]:
-    return tuple([0 if tensor is None else tensor.data_ptr() for tensor in tensors])
-
-
 def _contiguous(tensors: Iterable[Tensor | None]) -> list[Any]:
     return [t if t is None or t.is_contiguous() else t.contiguous() for t in tensors]
 
 
-def _new(like: Tensor | None) -> Tensor | None:
-    return None if like is None else torch.empty_like(like)
+def _addresses(tensors: Iterable[Tensor | None]) -> tuple[int, ...]:
+    return tuple([0 if t is None else t.data_ptr() for t in tensors])
 
 
-def _call(
-    plan: Plan, layout: Layout, reverse: bool, x: Tensor, h0: Tensor | None, c0: Tensor | None
-) -> tuple[Any, ...]:
-    """See `dqk.backends.compiled.cell.Call`."""
-    packed, strides = _addresses((layout.packed, layout.offsets)), layout.strides(x.shape[-1])
-    return (
-        layout.n_steps,
-        layout.batch,
-        reverse,
-        *packed,
-        *strides,
-        *layout.strides(plan.hidden),
-        *_addresses((x, h0, c0)),
-    )
+def _vectors(count: int, lanes: int, dtype: torch.dtype) -> np.ndarray:
+    if count * lanes > _LARGE:
+        require_memory(count * lanes * dtype.itemsize, "a compiled QK-LSTM layer over all time steps")
+    # One vector more, so that the first one can start on a vector boundary.
+    return np.empty((count + 1, lanes) if lanes > 1 else count + 1, _DTYPES[dtype])
 
 
 class _Compiled(torch.autograd.Function):
@@ -247,24 +236,25 @@ class _Compiled(torch.autograd.Function):
         # Saved beyond what backward reads: every input anchors the refusal of a second derivative.
         ctx.save_for_backward(*tensors)
         ctx.set_materialize_grads(False)
-        x, h0, c0, *parameters = _contiguous(tensors)
-        out = x.new_empty((*x.shape[:-1], plan.hidden))
-        h_n, c_n = x.new_empty((1, layout.batch, plan.hidden)), x.new_empty((1, layout.batch, plan.hidden))
-        record = plan.records(layout, x.dtype, recording)
-        entry = _entry_points()
+        given = _contiguous(tensors)
+        x, dtype, hidden = given[0], given[0].dtype, plan.hidden
+        states = (1, layout.batch, hidden)
+        outputs = x.new_empty((*x.shape[:-1], hidden)), x.new_empty(states), x.new_empty(states)
+        lanes, entry = plan.lanes(layout, dtype), _entry_points()
+        ctx.record = record = _vectors(plan.records(layout, lanes, recording), lanes, dtype)
+        ctx.plan, ctx.layout, ctx.call = plan, layout, (*layout.numbers, reverse)
         finite = (entry.product_forward if plan.product else entry.state_forward)(
-            *plan.arguments[x.dtype],
-            _addresses(parameters),
-            _call(plan, layout, reverse, x, h0, c0),
-            _addresses((out, h_n, c_n)),
+            *plan.arguments[dtype],
+            ctx.call,
+            _addresses(given),
+            _addresses(outputs),
             recording,
-            plan.workspace(x.dtype, False),
+            _vectors(plan.work[dtype, lanes][0], lanes, dtype),
             record,
         )
         if check and not finite:
             require_finite(x)
-        ctx.plan, ctx.layout, ctx.reverse, ctx.record = plan, layout, reverse, record
-        return out, h_n, c_n
+        return outputs
 
     @staticmethod
     def backward(ctx, *cotangents: Tensor | None):
@@ -272,22 +262,23 @@ class _Compiled(torch.autograd.Function):
 
 
 def _backward(ctx, *cotangents):
-    tensors = _contiguous(ctx.saved_tensors)
-    states, parameters = tensors[:3], tensors[3:]
-    needed = ctx.needs_input_grad[5:8]
-    found = [_new(t) if n else None for t, n in zip(states, needed, strict=True)], [_new(t) for t in parameters]
-    outputs = _contiguous(cotangents)  # kept while their addresses are in use
-    entry = _entry_points()
-    (entry.product_backward if ctx.plan.product else entry.state_backward)(
-        *ctx.plan.arguments[states[0].dtype],
-        _addresses(parameters),
-        _call(ctx.plan, ctx.layout, ctx.reverse, *states),
-        _addresses(outputs),
-        *map(_addresses, found),
-        ctx.plan.workspace(states[0].dtype, True),
+    plan, given, d_outputs = ctx.plan, _contiguous(ctx.saved_tensors), _contiguous(cotangents)
+    dtype, lanes, entry = given[0].dtype, plan.lanes(ctx.layout, given[0].dtype), _entry_points()
+    # Cotangents of all parameters, whoever asks for them; of inputs and initial states only if somebody does.
+    found = [
+        None if t is None or k < 3 and not needed else torch.empty_like(t)
+        for k, (t, needed) in enumerate(zip(given, ctx.needs_input_grad[5:], strict=True))
+    ]
+    (entry.product_backward if plan.product else entry.state_backward)(
+        *plan.arguments[dtype],
+        ctx.call,
+        _addresses(given),
+        _addresses(d_outputs),
+        _addresses(found),
+        _vectors(plan.work[dtype, lanes][1], lanes, dtype),
         ctx.record,
     )
-    return None, None, None, None, None, *found[0], *found[1]
+    return None, None, None, None, None, *found
 
 
 _refusing = first_derivative_only(_backward)

@@ -3,33 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 from torch import Tensor
 
 
-@dataclass(frozen=True, slots=True)
 class Layout:
     """The order of a sequence's rows.
 
-    Attributes:
+    Args:
         n_steps: number of time steps T.
         batch: number of sequences B.
         batch_first: whether padded rows have the shape (B, T) instead of (T, B), or (T,) where B is 1.
         packed: None for padded rows. Else rows have the shape (S,): time steps one after another, longest sequence first,
             and this is the number of sequences that reach each time step, never growing, (T,) int64.
-        offsets: number of packed rows before each time step, (T,) int64.
+
+    Attributes:
+        numbers: what compiled code takes, see `dqk.backends.compiled.cell.Call`, but for the direction.
     """
 
-    n_steps: int
-    batch: int
-    batch_first: bool = False
-    packed: Tensor | None = None
-    offsets: Tensor | None = field(init=False)
+    __slots__ = ("_offsets", "batch", "batch_first", "n_steps", "numbers", "packed")
 
-    def __post_init__(self) -> None:
-        found = None if self.packed is None else self.packed.cumsum(0) - self.packed
-        object.__setattr__(self, "offsets", found)
+    def __init__(self, n_steps: int, batch: int, batch_first: bool = False, packed: Tensor | None = None):
+        self.n_steps, self.batch, self.batch_first, self.packed = n_steps, batch, batch_first, packed
+        if packed is None:
+            self.numbers = n_steps, batch, batch_first, 0, 0
+        else:
+            self._offsets = packed.cumsum(0) - packed  # kept, for compiled code gets its address
+            self.numbers = n_steps, batch, batch_first, packed.data_ptr(), self._offsets.data_ptr()
 
     @property
     def batch_sizes(self) -> Sequence[int]:
@@ -47,9 +47,3 @@ class Layout:
         if self.batch_first and like.dim() == 3:
             return rows.view(self.n_steps, self.batch, -1).transpose(0, 1)
         return rows.view(*like.shape[:-1], -1)
-
-    def strides(self, width: int) -> tuple[int, int]:
-        """Elements between time steps and between samples of a contiguous tensor with so many features."""
-        if self.batch_first:
-            return width, self.n_steps * width
-        return self.batch * width, width

@@ -43,10 +43,14 @@ class QKCell(GateCell):
         alpha: shape (gates, N, H); one gate if the readout is shared, one hidden unit if it is scalar.
         gate_bias: b_g, shape (gates, H), or (gates, 1) if the readout is scalar; None without bias.
         plan: how compiled code runs the cell, see `dqk.nn.compiled`; None if it does not.
+        torch_because: why compiled code cannot run the cell; None if it can.
         fused: whether all time steps make one autograd node in torch, see `dqk.nn.fused`.
     """
 
+    projection: nn.Linear | None
     references: Tensor
+    params: nn.Parameter | None
+    gate_bias: nn.Parameter | None
 
     def __init__(
         self,
@@ -66,26 +70,24 @@ class QKCell(GateCell):
         self.backend = resolve(options.backend, self.circuit)
         place: dict[str, Any] = {"device": device, "dtype": dtype}
         n_inputs, n_features, count = hidden_size + input_size, self.feature_map.n_features, options.n_references
-        self.projection: nn.Linear | None = None
-        if options.projection:
-            copies = 4 if options.gate_kernel == "projection" else 1
-            self.projection = nn.Linear(n_inputs, copies * n_features, **place)
+        copies = 4 if options.gate_kernel == "projection" else 1
+        linear = nn.Linear(n_inputs, copies * n_features, **place) if options.projection else None
+        self.register_module("projection", linear)
         width = n_inputs if options.reference_space == "input" else n_features
         references = torch.empty(options.n_reference_sets, count, width, **place)
         if options.references == "learned":
             self.references = nn.Parameter(references)
         else:
             self.register_buffer("references", references)
-        self.params: nn.Parameter | None = None
-        if self.feature_map.n_params:
-            copies = 4 if options.gate_kernel == "circuit" else 1
-            self.params = nn.Parameter(torch.empty(copies, self.feature_map.n_params, **place))
+        copies, n_params = 4 if options.gate_kernel == "circuit" else 1, self.feature_map.n_params
+        self.register_parameter("params", nn.Parameter(torch.empty(copies, n_params, **place)) if n_params else None)
         gates = 1 if options.readout == "shared" else 4
         units = 1 if options.readout == "scalar" else hidden_size
         self.alpha = nn.Parameter(torch.empty(gates, count, units, **place))
-        self.gate_bias = nn.Parameter(torch.empty(gates, units, **place)) if bias else None
+        self.register_parameter("gate_bias", nn.Parameter(torch.empty(gates, units, **place)) if bias else None)
         self.fused = not self._apart and isinstance(self.backend, EncodingBackend) and is_affine(self.feature_map)
-        self.plan = None if why_not(self) else plan_of(self)
+        self.torch_because = why_not(self)
+        self.plan = None if self.torch_because else plan_of(self)
         self.reset_parameters()
         if training_inputs is not None:
             self._adopt(training_inputs)
@@ -152,10 +154,23 @@ class QKCell(GateCell):
         """In compiled code where that applies, see `dqk.nn.compiled`."""
         if self.plan is None or x.device.type != "cpu":
             return super().run(x, layout, h0, c0, reverse, check)
-        linear = self.projection
-        weight, offset = (None, None) if linear is None else (linear.weight, linear.bias)
-        tensors = x, h0, c0, weight, offset, self.references, self.params, self.alpha, self.gate_bias
-        return run_compiled(self.plan, layout, reverse, check, *tensors)
+        return run_compiled(self.plan, layout, reverse, check, x, h0, c0, *self._tensors())
+
+    def _tensors(self) -> tuple[Tensor | None, ...]:
+        """W and b, references, params, alpha and b_g, with None for what the cell does not have."""
+        own, linear = self._parameters, self._modules["projection"]
+        weight: Tensor | None
+        offset: Tensor | None
+        references: Tensor | None
+        try:  # the dictionaries, for attributes of modules take ten times as long, which counts in a small network
+            weight, offset = (
+                (None, None) if linear is None else (linear._parameters["weight"], linear._parameters["bias"])
+            )
+            references = own["references"] if "references" in own else self._buffers["references"]
+            return weight, offset, references, own["params"], own["alpha"], own["gate_bias"]
+        except KeyError:  # a parametrization has taken a parameter's place
+            weight, offset = (None, None) if self.projection is None else (self.projection.weight, self.projection.bias)
+            return weight, offset, self.references, self.params, self.alpha, self.gate_bias
 
     @property
     def weight(self) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any, Literal
 
 import torch
@@ -51,7 +52,8 @@ class QKLSTM(GatedRecurrence):
         bandwidth: multiplies z and the references before the map's own bandwidth does (arXiv 2206.06686).
         reference_space: `angle`, references live in R^F beside z; `input`, in R^{H + D} beside v, and go through W.
         projection: whether there is a W; without it the map takes all H + D features.
-        feature_map: None for the paper's, else any `FeatureMap`. Its trainable parameters are trained, one copy for
+        feature_map: None for the paper's, else any `FeatureMap`. Compiled code runs all time steps at once if its angles
+            are declared; else they run in torch, with a warning. Its trainable parameters are trained, one copy for
             all gates (one for each with `gate_kernel="circuit"`).
         backend: `auto`, the name of an installed backend, or a backend object.
         reference_data: for `references="data"`, training inputs x, shape (M, D), or rows [h; x], shape (M, H + D),
@@ -127,6 +129,12 @@ class QKLSTM(GatedRecurrence):
             return QKCell(size, hidden_size, bias, self.options, self._choose(data), device=device, dtype=dtype)
 
         self._build(make_cell)
+        if feature_map is not None and feature_map.declared is None:
+            warnings.warn(
+                f"feature map {feature_map.name!r} has no declared angles, so every time step runs in torch, which is slower; "
+                "declare its angles (dqk.kernels.Angle) for compiled time steps",
+                stacklevel=2,
+            )
 
     def _reference_data(self, given: Any) -> tuple[list[str], Tensor | None]:
         """What is wrong with `reference_data`, and the rows."""
@@ -163,4 +171,5 @@ class QKLSTM(GatedRecurrence):
             f"{super().extra_repr()}, feature_map={cell.feature_map.name}, n_qubits={cell.feature_map.n_qubits}, "
             f"n_references={o.n_references}, references={o.references!r}, readout={o.readout!r}, "
             f"gate_kernel={o.gate_kernel!r}, kernel_scale={cell.kernel_scale:g}"
+            + (f", time steps in torch: {cell.torch_because}" if cell.torch_because else "")
         )

@@ -21,6 +21,8 @@ from dqk.nn.layout import Layout
 GATES = ("forget", "input", "output", "cell")
 """The order of the gates in every tensor that has an axis for them."""
 
+_PRECISIONS = (torch.float32, torch.float64)
+
 Step = Callable[[Tensor, Tensor], Tensor]
 States = tuple[Tensor, Tensor]
 
@@ -211,6 +213,11 @@ class GatedRecurrence(nn.Module, abc.ABC):
         self.cells = nn.ModuleList(make_cell(size) for size in sizes)
 
     @property
+    def _first(self) -> GateCell:
+        # `self.cells[0]` takes ten times as long, which counts in a small network.
+        return self._modules["cells"]._modules["0"]  # type: ignore[union-attr, return-value]
+
+    @property
     def _n_directions(self) -> int:
         return 2 if self.bidirectional else 1
 
@@ -237,23 +244,37 @@ class GatedRecurrence(nn.Module, abc.ABC):
             The outputs h_t of the last layer, laid out as the input with directions * hidden_size features (forward
             direction first), and the last (h_n, c_n), shaped as `hx`.
 
+        Under `torch.autocast` everything runs, and is returned, in the precision of the parameters.
+
         Raises:
             InvalidInputError: for another shape, dtype or device, or values that are not finite.
         """
+        if torch.is_autocast_enabled(self._first.weight.device.type):
+            return self._without_autocast(input, hx)
         if isinstance(input, PackedSequence):
             return self._run_packed(input, hx)
-        if input.dim() not in (2, 3):
-            raise InvalidInputError(f"input has shape {tuple(input.shape)}, expected {self._expected}")
+        shape = input.shape
+        if len(shape) not in (2, 3):
+            raise InvalidInputError(f"input has shape {tuple(shape)}, expected {self._expected}")
         self._check_input(input)
-        if input.dim() == 2:
+        if len(shape) == 2:
             h0, c0 = self._initial_states(hx, input, 1, batched=False)
             output, h, c = self._layers(input, Layout(len(input), 1), h0, c0)
             return output, (h.squeeze(1), c.squeeze(1))
-        first, second, _ = input.shape
-        n_steps, batch = (second, first) if self.batch_first else (first, second)
-        h0, c0 = self._initial_states(hx, input, batch, batched=True)
-        output, h, c = self._layers(input, Layout(n_steps, batch, self.batch_first), h0, c0)
+        first, second, _ = shape
+        layout = Layout(second, first, True) if self.batch_first else Layout(first, second)
+        h0, c0 = self._initial_states(hx, input, layout.batch, batched=True)
+        output, h, c = self._layers(input, layout, h0, c0)
         return output, (h, c)
+
+    def _without_autocast(
+        self, input: Tensor | PackedSequence, hx: States | None
+    ) -> tuple[Tensor | PackedSequence, States]:
+        """In the precision of the parameters: angles of 8 bits would be no angles."""
+        weight = self._first.weight
+        states = None if hx is None else (hx[0].to(weight.dtype), hx[1].to(weight.dtype))
+        with torch.autocast(weight.device.type, enabled=False):
+            return self.forward(input.to(weight.dtype), states)
 
     def _run_packed(self, input: PackedSequence, hx: States | None) -> tuple[PackedSequence, States]:
         rows, sizes, order, inverse = input
@@ -268,9 +289,8 @@ class GatedRecurrence(nn.Module, abc.ABC):
         return PackedSequence(output, sizes, order, inverse), (h, c)
 
     def _layers(self, x: Tensor, layout: Layout, h0: Tensor | None, c0: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        if len(self.cells) == 1:
-            only: GateCell = self.cells[0]  # type: ignore[assignment]
-            return only.run(x, layout, h0, c0, reverse=False, check=True)
+        if self.num_layers == self._n_directions == 1:
+            return self._first.run(x, layout, h0, c0, False, True)
         last: list[tuple[Tensor, Tensor]] = []
         for layer in range(self.num_layers):
             outputs = []
@@ -292,19 +312,23 @@ class GatedRecurrence(nn.Module, abc.ABC):
         return f"{layout.format(self.input_size)}, or (T, {self.input_size}) for one sequence without a batch axis"
 
     def _check_input(self, data: Tensor) -> None:
-        shape = tuple(data.shape)
-        first: GateCell = self.cells[0]  # type: ignore[assignment]
-        weight = first.weight
+        weight = self._first.weight
+        if data.dtype not in _PRECISIONS:
+            raise InvalidInputError(
+                f"input is {data.dtype}, expected {' or '.join(map(str, _PRECISIONS))}; use model.float() and input.float()"
+            )
         if data.dtype != weight.dtype or data.device != weight.device:
             raise InvalidInputError(
                 f"input is {data.dtype} on {data.device}, the parameters are {weight.dtype} on {weight.device}; "
                 f"convert one of them: input.to({weight.dtype}) or model.to({data.dtype}), and likewise for devices"
             )
         if data.shape[-1] != self.input_size:
-            raise InvalidInputError(f"input has {data.shape[-1]} features (shape {shape}), expected {self._expected}")
+            raise InvalidInputError(
+                f"input has {data.shape[-1]} features (shape {tuple(data.shape)}), expected {self._expected}"
+            )
         if data.numel() == 0:
             raise InvalidInputError(
-                f"input has shape {shape}, without time steps or sequences; expected {self._expected}"
+                f"input has shape {tuple(data.shape)}, without time steps or sequences; expected {self._expected}"
             )
 
     def _initial_states(

@@ -12,6 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.nn.utils import parametrizations
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pack_sequence, pad_packed_sequence
 
 from dqk import QKLSTM, QLSTM
@@ -277,6 +278,75 @@ def test_gradients_reach_the_initial_states(make: Callable[..., Network]) -> Non
 def test_repr_shows_what_was_chosen(make: Callable[..., Network]) -> None:
     text = repr(make(3, 2, num_layers=2, batch_first=True))
     assert "3, 2, num_layers=2, batch_first=True" in text and "n_qubits=2" in text
+
+
+@per_network
+def test_autocast_runs_in_the_precision_of_the_parameters(make: Callable[..., Network]) -> None:
+    network, x = make(3, 2), torch.randn(4, 2, 3)
+    packed = pack_padded_sequence(x, torch.tensor([4, 2]))
+    expected = network(x)[0], network(packed)[0].data
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = network(x)[0], network(packed)[0].data
+        from_halves, (h, _) = network(x.bfloat16(), 2 * (torch.zeros(1, 2, 2, dtype=torch.bfloat16),))
+    assert torch.equal(found[0], expected[0]) and torch.equal(found[1], expected[1])
+    torch.testing.assert_close(from_halves, expected[0], rtol=0.05, atol=0.05)
+    assert from_halves.dtype == h.dtype == torch.float32
+    from_halves.sum().backward()
+    assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in network.parameters())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@per_network
+def test_half_precision_is_refused(make: Callable[..., Network], dtype: torch.dtype) -> None:
+    with pytest.raises(InvalidInputError, match=rf"input is {dtype}, expected torch.float32 or torch.float64; use"):
+        make(3, 2).to(dtype)(torch.randn(4, 2, 3, dtype=dtype))
+
+
+@pytest.mark.parametrize("make", [qklstm, qklstm_circuit])
+def test_in_place_changes_between_forward_and_backward_are_noticed(make: Callable[..., QKLSTM]) -> None:
+    network, x, h = make(3, 2), torch.randn(4, 2, 3), torch.zeros(1, 2, 2)
+    for changed in (x, h, *network.parameters()):
+        output = network(x, (h, torch.zeros(1, 2, 2)))[0]
+        with torch.no_grad():
+            changed.add_(1)
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            output.sum().backward()
+
+
+@per_network
+def test_backward_twice_gives_the_same(make: Callable[..., Network]) -> None:
+    network, x = make(3, 2), torch.randn(4, 2, 3, requires_grad=True)
+    loss = network(x)[0].square().sum()
+    first, second = (torch.autograd.grad(loss, [x, *network.parameters()], retain_graph=True) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+@per_network
+def test_gradients_of_the_last_states_alone(make: Callable[..., Network]) -> None:
+    network, x = make(3, 2, dtype=torch.float64), torch.randn(4, 2, 3, dtype=torch.float64, requires_grad=True)
+    output, (h, _) = network(x)
+    of_output, of_state = (torch.autograd.grad(y.sum(), x, retain_graph=True)[0] for y in (output[-1], h))
+    close(of_output, of_state)
+
+
+@per_network
+def test_inputs_and_parameters_may_be_laid_out_anyhow(make: Callable[..., Network]) -> None:
+    network, x = make(3, 2, dtype=torch.float64), torch.randn(3, 4, 2, dtype=torch.float64)
+    strange = x.permute(1, 2, 0)
+    assert not strange.is_contiguous()
+    expected = network(strange.contiguous())[0]
+    for p in network.parameters():
+        p.data = p.data.mT.contiguous().mT if p.dim() > 1 else p.data
+    close(network(strange)[0], expected)
+
+
+def test_a_parametrization_may_take_a_parameters_place() -> None:
+    network, x = qklstm(3, 2, dtype=torch.float64), torch.randn(4, 2, 3, dtype=torch.float64)
+    expected = network(x)[0]
+    parametrizations.weight_norm(network.cells[0].projection)
+    close(network(x)[0], expected)
+    network(x)[0].sum().backward()
+    assert all(p.grad is not None for p in network.parameters())
 
 
 def _ones(*shape: int) -> tuple[Tensor, Tensor]:

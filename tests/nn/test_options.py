@@ -1,6 +1,7 @@
 """Options of the QK-LSTM: parameter counts, how references start, and combinations that are refused."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -188,6 +189,26 @@ def test_without_projection_every_layer_has_a_map_of_its_size() -> None:
     lstm = QKLSTM(3, 2, num_layers=2, projection=False, bidirectional=True)
     assert [cell.feature_map.n_qubits for cell in lstm.cells] == [5, 5, 6, 6]
     assert lstm(torch.randn(2, 1, 3))[0].shape == (2, 1, 4)
+
+
+def test_a_map_without_declared_angles_runs_in_torch_and_says_so() -> None:
+    plain = qklstm_feature_map(2)
+    same = replace(plain, declared=None, angle_function=lambda x, params: plain.angles(x, params))
+    torch.manual_seed(0)
+    declared = QKLSTM(INPUT, HIDDEN, feature_map=plain, dtype=torch.float64)
+    torch.manual_seed(0)
+    with pytest.warns(UserWarning, match="has no declared angles, so every time step runs in torch") as caught:
+        undeclared = QKLSTM(INPUT, HIDDEN, feature_map=same, dtype=torch.float64)
+    assert [warning.filename for warning in caught] == [__file__]
+    assert "time steps in torch: feature map 'qklstm' has no declared angles" in repr(undeclared)
+    assert "in torch" not in repr(declared)
+    x = torch.randn(3, 2, INPUT, dtype=torch.float64)
+    torch.testing.assert_close(undeclared(x)[0], declared(x)[0])
+
+
+def test_a_reference_backend_runs_in_torch_and_says_so() -> None:
+    lstm = QKLSTM(INPUT, HIDDEN, backend="reference")
+    assert "time steps in torch: backend 'reference' has no compiled cell" in repr(lstm)
 
 
 def test_live_parameters() -> None:

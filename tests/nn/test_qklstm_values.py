@@ -1,5 +1,7 @@
 """The numbers: against equation (3) in PennyLane, against finite differences, and fused against composed."""
 
+import tracemalloc
+
 import pytest
 import torch
 from torch import Tensor
@@ -11,6 +13,7 @@ from dqk.backends import EncodingBackend
 from dqk.backends.reference import ReferenceBackend
 from dqk.circuit import Circuit
 from dqk.errors import UnsupportedError
+from dqk.kernels.feature_maps import reuploading_feature_map
 from dqk.nn.compiled import why_not
 from dqk.nn.recurrent import GATES
 from tests.nn.oracle import qk_lstm
@@ -152,14 +155,37 @@ def test_compiled_float32_agrees_with_float64(name: str) -> None:
         assert (single - wanted).detach().abs().max() <= 1e-4 * max(1.0, float(wanted.detach().abs().max()))
 
 
-def test_a_batch_of_full_vectors_and_a_rest() -> None:
+@pytest.mark.parametrize("name", ["default", "reuploading"])
+@pytest.mark.parametrize("batch", [1, 35])  # a vector of one lane; full vectors and a rest
+def test_other_batches(name: str, batch: int) -> None:
     results = []
     for chosen in ("compiled", "composed"):
-        lstm = build("default", num_layers=2)
+        lstm = build(name, bidirectional=True)
         choose(lstm, chosen)
-        results.append(outputs_and_gradients(lstm, samples(2, 35), "padded"))
+        results.append(outputs_and_gradients(lstm, samples(3, batch), "padded"))
     for found, expected in zip(*results, strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize("map_name", ["qklstm", "reuploading"])
+def test_backward_needs_no_more_memory_than_forward_keeps(map_name: str) -> None:
+    """Twice the forward's activations in all; NumPy's memory by tracemalloc, and the gradients, which are torch's."""
+    options = {"n_qubits": 8} if map_name == "qklstm" else {"feature_map": reuploading_feature_map(8, 3)}
+    lstm = QKLSTM(32, 64, n_references=16, **options)
+    x = torch.randn(50, 64, 32)
+    lstm(x)[0].sum().backward()  # compiles
+    lstm.zero_grad()
+    tracemalloc.start()
+    output = lstm(x)[0]
+    kept, _ = tracemalloc.get_traced_memory()
+    tracemalloc.reset_peak()
+    output.sum().backward()
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    gradients = sum(p.grad.nbytes for p in lstm.parameters() if p.grad is not None)
+    # What there is to keep at the least: f, i, o, g, c, h of every unit and time step, and the kernel values.
+    assert kept >= 50 * 64 * 4 * (6 * 64 + 4 * 16)
+    assert peak + gradients <= 2 * kept
 
 
 @pytest.mark.parametrize("name", ["default", "zz", "circuit"])

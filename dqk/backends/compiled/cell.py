@@ -15,47 +15,50 @@ from dqk.backends.compiled.cell_angles import Angles
 from dqk.backends.compiled.cell_backward import collect, cotangent_places, new_cotangents, run_panel_vjp
 from dqk.backends.compiled.cell_forward import Weights, cell_places, new_cell, record_size, run_panel
 from dqk.backends.compiled.cell_layout import Rows, Steps, sizes_from
-from dqk.backends.compiled.cell_math import ahead, at_address, lanes_of, pointer_to
+from dqk.backends.compiled.cell_math import ahead, at_address, lanes_of, memory_of, pointer_to
 from dqk.backends.compiled.cell_product import Product
 from dqk.backends.compiled.cell_states import States
 from dqk.backends.compiled.jit import inner, jit
 
 
 class Call(NamedTuple):
-    """What differs from call to call, beside the parameters. Tensors are given by their addresses.
+    """Which rows there are. Tensors are given by their addresses.
 
     Attributes:
         steps: number of time steps T.
         batch: number of sequences B.
-        reverse: from the last time step to the first.
+        batch_first: whether padded rows have the shape (B, T) instead of (T, B).
         batch_sizes: T int64 numbers, see `Steps`; 0 if all sequences reach all time steps.
         offsets: T int64 numbers, see `Steps`; 0 likewise.
-        x_step: elements of the inputs from one time step to the next, if not packed.
-        x_stride: elements of the inputs from one sample to the next; features are contiguous.
-        out_step: elements of the outputs from one time step to the next, if not packed.
-        out_stride: elements of the outputs from one sample to the next.
-        x: inputs.
-        h_0: initial hidden states (B, H), or 0 for zeros.
-        c_0: initial cell states (B, H), or 0 for zeros.
+        reverse: from the last time step to the first.
     """
 
     steps: int
     batch: int
-    reverse: bool
+    batch_first: bool
     batch_sizes: int
     offsets: int
-    x_step: int
-    x_stride: int
-    out_step: int
-    out_stride: int
+    reverse: bool
+
+
+class Inputs(NamedTuple):
+    """Addresses of contiguous tensors, or of their cotangents; 0 for one that there is not, or that nobody asks for.
+
+    Attributes:
+        x: inputs, rows of D features.
+        h_0: initial hidden states (B, H); 0 for zeros.
+        c_0: initial cell states (B, H); 0 for zeros.
+        projection: see `Weights`, as for the next ones.
+        offset: see `Weights`.
+        references: see `Weights`.
+        params: see `Weights`.
+        alpha: see `Weights`.
+        bias: see `Weights`.
+    """
+
     x: int
     h_0: int
     c_0: int
-
-
-class Parameters(NamedTuple):
-    """Addresses of a cell's parameters, or of their cotangents, contiguous; 0 for one that there is not. See `Weights`."""
-
     projection: int
     offset: int
     references: int
@@ -65,19 +68,11 @@ class Parameters(NamedTuple):
 
 
 class Outputs(NamedTuple):
-    """Addresses of the outputs, laid out as `Call` says, and the last states (B, H); or of their cotangents, 0 for none."""
+    """Addresses of the outputs, laid out as the inputs, and the last states (B, H); or of their cotangents, 0 for none."""
 
     out: int
     h_n: int
     c_n: int
-
-
-class InputCotangents(NamedTuple):
-    """Addresses of the cotangents of inputs, laid out like them, and initial states; 0 for what nobody asks for."""
-
-    x: int
-    h_0: int
-    c_0: int
 
 
 @inner
@@ -89,8 +84,10 @@ def workspace(sizes, n_angles, lanes, backward):
 
 @inner
 def _on_boundary(array):
-    """The pointer to the first vector boundary in an array."""
-    pointer = pointer_to(array)
+    """The pointer to the first vector boundary in an array; numbers by themselves have none."""
+    pointer = memory_of(array)
+    if lanes_of(pointer) == 1:
+        return pointer
     return ahead(pointer, (-array.ctypes.data % 64) // array.itemsize)
 
 
@@ -114,13 +111,9 @@ def _steps(call, like):
 
 
 @inner
-def _rows_of_x(call, address, like):
-    return Rows(at_address(address, like), call.x_step, call.x_stride)
-
-
-@inner
-def _rows_of_out(call, address, like):
-    return Rows(at_address(address, like), call.out_step, call.out_stride)
+def _rows(call, address, width, like):
+    step, stride = (width, call.steps * width) if call.batch_first else (call.batch * width, width)
+    return Rows(at_address(address, like), step, width if call.batch_sizes else stride)
 
 
 @inner
@@ -130,19 +123,19 @@ def _panel_size(sizes, call, lanes):
 
 
 @inner
-def _cell(program, sizes, angles, part, scale, parameters, work):
+def _cell(program, sizes, angles, part, scale, inputs, work):
     sources, numbers = angles
-    given = Angles(len(sources) // 3, pointer_to(sources), pointer_to(numbers))
-    return new_cell(sizes_from(sizes), program, given, _weights(Parameters(*parameters), work), part, scale, work)
+    given = Angles(len(sources) // 3, pointer_to(sources, work), pointer_to(numbers, work))
+    return new_cell(sizes_from(sizes), program, given, _weights(inputs, work), part, scale, work)
 
 
 @inner
-def _forward(cell, call, outputs, recording, records, integers):
-    steps, lanes, size = _steps(call, integers), lanes_of(records), _panel_size(cell.sizes, call, lanes_of(records))
-    x, out = _rows_of_x(call, call.x, records), _rows_of_out(call, outputs.out, records)
-    initial = at_address(call.h_0, records), at_address(call.c_0, records), call.h_0 != 0
+def _forward(cell, call, inputs, outputs, recording, records, integers):
+    sizes, lanes, steps = cell.sizes, lanes_of(records), _steps(call, integers)
+    x, out = _rows(call, inputs.x, sizes.inputs, records), _rows(call, outputs.out, sizes.hidden, records)
+    initial = at_address(inputs.h_0, records), at_address(inputs.c_0, records), inputs.h_0 != 0
     last = at_address(outputs.h_n, records), at_address(outputs.c_n, records)
-    check = 0.0
+    size, check = _panel_size(sizes, call, lanes), 0.0
     for first in range(0, call.batch, lanes):
         own = ahead(records, first // lanes * size if recording else 0)
         check += run_panel(cell, steps, x, first, initial, recording, own, out, last)
@@ -155,28 +148,29 @@ def _maybe(address, like):
 
 
 @inner
-def _backward(cell, call, d_outputs, d_inputs, d_weights, scale, records, work, integers):
-    steps, lanes, size = _steps(call, integers), lanes_of(records), _panel_size(cell.sizes, call, lanes_of(records))
-    d = new_cotangents(cell, ahead(work, cell_places(cell.sizes, cell.angles.n_angles, lanes)[9]))
-    x = _rows_of_x(call, call.x, records)
-    d_x = _rows_of_x(call, d_inputs.x, records), d_inputs.x != 0
-    d_out = _rows_of_out(call, d_outputs.out, records), d_outputs.out != 0
+def _backward(cell, call, inputs, d_outputs, d_inputs, scale, records, work, integers):
+    sizes, lanes, steps = cell.sizes, lanes_of(records), _steps(call, integers)
+    d = new_cotangents(cell, ahead(work, cell_places(sizes, cell.angles.n_angles, lanes)[9]))
+    x = _rows(call, inputs.x, sizes.inputs, records)
+    d_x = _rows(call, d_inputs.x, sizes.inputs, records), d_inputs.x != 0
+    d_out = _rows(call, d_outputs.out, sizes.hidden, records), d_outputs.out != 0
     d_last = _maybe(d_outputs.h_n, records), _maybe(d_outputs.c_n, records)
     d_initial = _maybe(d_inputs.h_0, records), _maybe(d_inputs.c_0, records)
+    size = _panel_size(sizes, call, lanes)
     for first in range(0, call.batch, lanes):
         own = ahead(records, first // lanes * size)
         run_panel_vjp(cell, d, steps, x, first, own, d_out, d_last, d_x, d_initial)
-    collect(cell, d, scale, d_weights)
+    collect(cell, d, scale, _weights(d_inputs, records))
 
 
 @inner
-def _product(circuit):
+def _product(circuit, like):
     qubits, gates, matrices = circuit
-    return Product(qubits, len(gates) // 3, pointer_to(gates), pointer_to(matrices))
+    return Product(qubits, len(gates) // 3, pointer_to(gates, like), pointer_to(matrices, like))
 
 
 @jit
-def product_forward(sizes, circuit, angles, scale, parameters, call, outputs, recording, work, record):
+def product_forward(sizes, circuit, angles, scale, call, inputs, outputs, recording, work, record):
     """Runs a cell whose circuit has no two-qubit gates.
 
     Args:
@@ -184,42 +178,47 @@ def product_forward(sizes, circuit, angles, scale, parameters, call, outputs, re
         circuit: number of qubits, gates and matrices as flat arrays, see `Product`.
         angles: sources and numbers as flat arrays, see `Angles`.
         scale: kernel scale.
-        parameters: the numbers of `Parameters`.
         call: the numbers of `Call`.
+        inputs: the numbers of `Inputs`.
         outputs: the numbers of `Outputs`, to be written.
         recording: whether a backward pass may follow.
-        work: room for `workspace` elements and a vector, in the dtype of all tensors.
-        record: room for what `cell_forward` records and a vector.
+        work: room for `workspace` elements and a vector, in the dtype of all tensors: (vectors, lanes), or (numbers,) for
+            a single sample.
+        record: room for what `cell_forward` records and a vector, likewise.
 
     Returns:
         Whether all inputs are finite.
     """
-    space = _on_boundary(work)
-    cell = _cell(_product(circuit), sizes, angles, 1.0, scale, parameters, space)
-    return _forward(cell, Call(*call), Outputs(*outputs), recording, _on_boundary(record), pointer_to(sizes))
+    space, given = _on_boundary(work), Inputs(*inputs)
+    cell = _cell(_product(circuit, space), sizes, angles, 1.0, scale, given, space)
+    return _forward(
+        cell, Call(*call), given, Outputs(*outputs), recording, _on_boundary(record), pointer_to(sizes, space)
+    )
 
 
 @jit
-def product_backward(sizes, circuit, angles, scale, parameters, call, d_outputs, d_inputs, d_parameters, work, record):
-    """Cotangents of all inputs and parameters of `product_forward`, from those of its outputs and from its record."""
-    space = _on_boundary(work)
-    cell = _cell(_product(circuit), sizes, angles, 1.0, scale, parameters, space)
-    found = Outputs(*d_outputs), InputCotangents(*d_inputs), _weights(Parameters(*d_parameters), space)
-    _backward(cell, Call(*call), *found, scale, _on_boundary(record), space, pointer_to(sizes))
+def product_backward(sizes, circuit, angles, scale, call, inputs, d_outputs, d_inputs, work, record):
+    """Cotangents of all inputs of `product_forward`, from those of its outputs and from its record."""
+    space, given, found = _on_boundary(work), Inputs(*inputs), Inputs(*d_inputs)
+    cell = _cell(_product(circuit, space), sizes, angles, 1.0, scale, given, space)
+    records, integers = _on_boundary(record), pointer_to(sizes, space)
+    _backward(cell, Call(*call), given, Outputs(*d_outputs), found, scale, records, space, integers)
 
 
 @jit
-def state_forward(sizes, circuit, angles, scale, parameters, call, outputs, recording, work, record):
-    """Runs a cell with any circuit: as `product_forward`, with the fields of `States` for `circuit`."""
-    space = _on_boundary(work)
-    cell = _cell(States(*circuit), sizes, angles, 0.5, scale, parameters, space)
-    return _forward(cell, Call(*call), Outputs(*outputs), recording, _on_boundary(record), pointer_to(sizes))
+def state_forward(sizes, circuit, angles, scale, call, inputs, outputs, recording, work, record):
+    """Runs a cell with any circuit: as `product_forward`, with the fields of `States` for `circuit`; vectors have lanes."""
+    space, given = _on_boundary(work), Inputs(*inputs)
+    cell = _cell(States(*circuit), sizes, angles, 0.5, scale, given, space)
+    return _forward(
+        cell, Call(*call), given, Outputs(*outputs), recording, _on_boundary(record), pointer_to(sizes, space)
+    )
 
 
 @jit
-def state_backward(sizes, circuit, angles, scale, parameters, call, d_outputs, d_inputs, d_parameters, work, record):
-    """Cotangents of all inputs and parameters of `state_forward`, from those of its outputs and from its record."""
-    space = _on_boundary(work)
-    cell = _cell(States(*circuit), sizes, angles, 0.5, scale, parameters, space)
-    found = Outputs(*d_outputs), InputCotangents(*d_inputs), _weights(Parameters(*d_parameters), space)
-    _backward(cell, Call(*call), *found, scale, _on_boundary(record), space, pointer_to(sizes))
+def state_backward(sizes, circuit, angles, scale, call, inputs, d_outputs, d_inputs, work, record):
+    """Cotangents of all inputs of `state_forward`, from those of its outputs and from its record."""
+    space, given, found = _on_boundary(work), Inputs(*inputs), Inputs(*d_inputs)
+    cell = _cell(States(*circuit), sizes, angles, 0.5, scale, given, space)
+    records, integers = _on_boundary(record), pointer_to(sizes, space)
+    _backward(cell, Call(*call), given, Outputs(*d_outputs), found, scale, records, space, integers)

@@ -1,8 +1,10 @@
 """Vectors for the compiled QK-LSTM cell: memory by pointers, elementary functions, small products.
 
 A *panel* is one vector register's worth of samples. A quantity with k components per sample is k vectors, one after the
-other, one lane per sample. Pointers stand in for arrays because arrays count their references: in a small network those
-counts cost more than the arithmetic, and compiling them more than compiling the rest.
+other, one lane per sample. For a single sample the same code is compiled with vectors of one lane, which are plain numbers.
+
+Pointers stand in for arrays because arrays count their references: in a small network those counts cost more than the
+arithmetic, and compiling them more than compiling the rest.
 """
 
 # numba's extension API is untyped, and so are the bodies that it compiles.
@@ -15,13 +17,55 @@ import struct
 
 from llvmlite import ir
 from numba import types
-from numba.extending import intrinsic
+from numba.extending import intrinsic, models, register_model
 
 from dqk.backends.compiled.jit import inner
 from dqk.backends.compiled.simd import Vector
 
 _LN2_HIGH = 0.693145751953125  # few enough bits for exact products with the exponents of float32
 _LN2_LOW = math.log(2) - _LN2_HIGH
+
+
+class Memory(types.CPointer):
+    """A pointer to numbers that are worked on in vectors of so many lanes."""
+
+    def __init__(self, dtype, lanes):
+        self.lanes = lanes
+        super().__init__(dtype)
+        self.name = f"Memory({dtype} x {lanes})"
+
+    @property
+    def key(self):
+        """What tells types apart."""
+        return self.dtype, self.lanes
+
+    @property
+    def vector(self):
+        """The type of a vector."""
+        return Vector(self.dtype) if self.lanes > 1 else self.dtype
+
+
+register_model(Memory)(models.PointerModel)
+
+
+@intrinsic
+def memory_of(typingctx, array):
+    """The pointer to the first number of a contiguous array, which has to be kept alive: rows are vectors, if it has rows."""
+
+    def generate(context, builder, signature, arguments):
+        return context.make_array(array)(context, builder, arguments[0]).data
+
+    return Memory(array.dtype, 1 if array.ndim == 1 else Vector(array.dtype).lanes)(array), generate
+
+
+@intrinsic
+def pointer_to(typingctx, array, like):
+    """The pointer to the first number of a contiguous array, which has to be kept alive, with the lanes of another one."""
+
+    def generate(context, builder, signature, arguments):
+        return context.make_array(array)(context, builder, arguments[0]).data
+
+    return Memory(array.dtype, like.lanes)(array, like), generate
 
 
 @intrinsic
@@ -32,16 +76,6 @@ def at_address(typingctx, address, like):
         return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
 
     return like(address, like), generate
-
-
-@intrinsic
-def pointer_to(typingctx, array):
-    """The pointer to the first element of a contiguous array, which has to be kept alive."""
-
-    def generate(context, builder, signature, arguments):
-        return context.make_array(array)(context, builder, arguments[0]).data
-
-    return types.CPointer(array.dtype)(array), generate
 
 
 @intrinsic
@@ -63,7 +97,7 @@ def load(typingctx, pointer, index):
         place = builder.bitcast(builder.gep(arguments[0], [arguments[1]]), vector.as_pointer())
         return builder.load(place, align=pointer.dtype.bitwidth // 8)
 
-    return Vector(pointer.dtype)(pointer, types.intp), generate
+    return pointer.vector(pointer, types.intp), generate
 
 
 @intrinsic
@@ -80,6 +114,8 @@ def store(typingctx, pointer, index, vector):
 
 
 def _repeat(builder, vector, scalar):
+    if scalar.type == vector:
+        return scalar
     single = builder.insert_element(ir.Constant(vector, ir.Undefined), scalar, ir.Constant(ir.IntType(32), 0))
     return builder.shuffle_vector(single, single, ir.Constant(ir.VectorType(ir.IntType(32), vector.count), None))
 
@@ -92,43 +128,46 @@ def splat(typingctx, pointer, index):
         scalar = builder.load(builder.gep(arguments[0], [arguments[1]]))
         return _repeat(builder, context.get_value_type(signature.return_type), scalar)
 
-    return Vector(pointer.dtype)(pointer, types.intp), generate
+    return pointer.vector(pointer, types.intp), generate
 
 
 @intrinsic
 def lanes_of(typingctx, like):
-    """Samples per vector of the dtype of a pointer, known to the compiler."""
+    """Lanes of a vector, known to the compiler."""
 
     def generate(context, builder, signature, arguments):
-        return context.get_constant(types.intp, Vector(like.dtype).lanes)
+        return context.get_constant(types.intp, like.lanes)
 
     return types.intp(like), generate
 
 
-def _constant(vector: ir.VectorType, value: float) -> ir.Constant:
-    if isinstance(vector.element, ir.FloatType):
+def _constant(kind: ir.Type, value: float) -> ir.Constant:
+    if _is_single(kind):
         value = struct.unpack("f", struct.pack("f", value))[0]
-    return ir.Constant(vector, [value] * vector.count)
+    return ir.Constant(kind, [value] * kind.count if isinstance(kind, ir.VectorType) else value)
+
+
+def _is_single(kind: ir.Type) -> bool:
+    return isinstance(kind.element if isinstance(kind, ir.VectorType) else kind, ir.FloatType)
 
 
 @intrinsic
 def full(typingctx, like, value):
-    """A vector of the dtype of a pointer whose lanes all have a value, a float64."""
+    """A vector whose lanes all have a value, a float64."""
 
     def generate(context, builder, signature, arguments):
         vector, scalar = context.get_value_type(signature.return_type), arguments[1]
-        return _repeat(
-            builder, vector, builder.fptrunc(scalar, vector.element) if like.dtype == types.float32 else scalar
-        )
+        if like.dtype == types.float32:
+            scalar = builder.fptrunc(scalar, ir.FloatType())
+        return _repeat(builder, vector, scalar)
 
-    return Vector(like.dtype)(like, types.float64), generate
+    return like.vector(like, types.float64), generate
 
 
 def _exp(builder, x):
     """e**x by `2**k * e**r`, exact to about an ulp; beyond the range of normal numbers its ends, NaN stays NaN."""
-    vector = x.type
-    single = isinstance(vector.element, ir.FloatType)
-    number = lambda value: _constant(vector, value)  # noqa: E731
+    kind, single = x.type, _is_single(x.type)
+    number = lambda value: _constant(kind, value)  # noqa: E731
     bits, limit, terms = (23, 87.0, 7) if single else (52, 708.0, 13)
     for comparison, end in (("<", -limit), (">", limit)):
         x = builder.select(builder.fcmp_ordered(comparison, x, number(end)), number(end), x)
@@ -141,9 +180,13 @@ def _exp(builder, x):
     value = number(1 / math.factorial(terms))  # Taylor's series suffices, for |r| <= ln(2) / 2
     for n in range(terms - 1, -1, -1):
         value = builder.fadd(builder.fmul(value, r, **fused), number(1 / math.factorial(n)), **fused)
-    integers = ir.VectorType(ir.IntType(32 if single else 64), vector.count)
-    power = builder.shl(builder.bitcast(shifted, integers), ir.Constant(integers, [bits] * vector.count))
-    return builder.bitcast(builder.add(builder.bitcast(value, integers), power), vector)
+    integer = ir.IntType(32 if single else 64)
+    if isinstance(kind, ir.VectorType):
+        shift = ir.Constant(ir.VectorType(integer, kind.count), [bits] * kind.count)
+    else:
+        shift = ir.Constant(integer, bits)
+    power = builder.shl(builder.bitcast(shifted, shift.type), shift)
+    return builder.bitcast(builder.add(builder.bitcast(value, shift.type), power), kind)
 
 
 def _function(body):
