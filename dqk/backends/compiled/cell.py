@@ -15,9 +15,9 @@ from dqk.backends.compiled.cell_angles import Angles
 from dqk.backends.compiled.cell_backward import collect, cotangent_places, new_cotangents, run_panel_vjp
 from dqk.backends.compiled.cell_forward import Weights, cell_places, new_cell, record_size, run_panel
 from dqk.backends.compiled.cell_layout import Rows, Steps, sizes_from
-from dqk.backends.compiled.cell_math import ahead, at_address, lanes_of, memory_of, pointer_to
+from dqk.backends.compiled.cell_math import ahead, at_address, lanes_of, memory_of, pointer_to, within
 from dqk.backends.compiled.cell_product import Product
-from dqk.backends.compiled.cell_states import States
+from dqk.backends.compiled.cell_states import states_of
 from dqk.backends.compiled.jit import inner, jit
 
 
@@ -91,7 +91,7 @@ def _on_boundary(array):
     return ahead(pointer, (-array.ctypes.data % 64) // array.itemsize)
 
 
-@inner
+@within
 def _weights(a, like):
     return Weights(
         at_address(a.projection, like),
@@ -103,33 +103,33 @@ def _weights(a, like):
     )
 
 
-@inner
+@within
 def _steps(call, like):
     packed = call.batch_sizes != 0
     sizes, offsets = at_address(call.batch_sizes, like), at_address(call.offsets, like)
     return Steps(call.steps, call.batch, packed, sizes, offsets, call.reverse)
 
 
-@inner
+@within
 def _rows(call, address, width, like):
     step, stride = (width, call.steps * width) if call.batch_first else (call.batch * width, width)
     return Rows(at_address(address, like), step, width if call.batch_sizes else stride)
 
 
-@inner
+@within
 def _panel_size(sizes, call, lanes):
     """Elements that a panel records."""
     return (2 * sizes.hidden + call.steps * record_size(sizes)) * lanes
 
 
-@inner
+@within
 def _cell(program, sizes, angles, part, scale, inputs, work):
     sources, numbers = angles
     given = Angles(len(sources) // 3, pointer_to(sources, work), pointer_to(numbers, work))
     return new_cell(sizes_from(sizes), program, given, _weights(inputs, work), part, scale, work)
 
 
-@inner
+@within
 def _forward(cell, call, inputs, outputs, recording, records, integers):
     sizes, lanes, steps = cell.sizes, lanes_of(records), _steps(call, integers)
     x, out = _rows(call, inputs.x, sizes.inputs, records), _rows(call, outputs.out, sizes.hidden, records)
@@ -142,12 +142,12 @@ def _forward(cell, call, inputs, outputs, recording, records, integers):
     return check == 0.0
 
 
-@inner
+@within
 def _maybe(address, like):
     return at_address(address, like), address != 0
 
 
-@inner
+@within
 def _backward(cell, call, inputs, d_outputs, d_inputs, scale, records, work, integers):
     sizes, lanes, steps = cell.sizes, lanes_of(records), _steps(call, integers)
     d = new_cotangents(cell, ahead(work, cell_places(sizes, cell.angles.n_angles, lanes)[9]))
@@ -163,7 +163,7 @@ def _backward(cell, call, inputs, d_outputs, d_inputs, scale, records, work, int
     collect(cell, d, scale, _weights(d_inputs, records))
 
 
-@inner
+@within
 def _product(circuit, like):
     qubits, gates, matrices = circuit
     return Product(qubits, len(gates) // 3, pointer_to(gates, like), pointer_to(matrices, like))
@@ -209,7 +209,7 @@ def product_backward(sizes, circuit, angles, scale, call, inputs, d_outputs, d_i
 def state_forward(sizes, circuit, angles, scale, call, inputs, outputs, recording, work, record):
     """Runs a cell with any circuit: as `product_forward`, with the fields of `States` for `circuit`; vectors have lanes."""
     space, given = _on_boundary(work), Inputs(*inputs)
-    cell = _cell(States(*circuit), sizes, angles, 0.5, scale, given, space)
+    cell = _cell(states_of(circuit, space), sizes, angles, 0.5, scale, given, space)
     return _forward(
         cell, Call(*call), given, Outputs(*outputs), recording, _on_boundary(record), pointer_to(sizes, space)
     )
@@ -219,6 +219,6 @@ def state_forward(sizes, circuit, angles, scale, call, inputs, outputs, recordin
 def state_backward(sizes, circuit, angles, scale, call, inputs, d_outputs, d_inputs, work, record):
     """Cotangents of all inputs of `state_forward`, from those of its outputs and from its record."""
     space, given, found = _on_boundary(work), Inputs(*inputs), Inputs(*d_inputs)
-    cell = _cell(States(*circuit), sizes, angles, 0.5, scale, given, space)
+    cell = _cell(states_of(circuit, space), sizes, angles, 0.5, scale, given, space)
     records, integers = _on_boundary(record), pointer_to(sizes, space)
     _backward(cell, Call(*call), given, Outputs(*d_outputs), found, scale, records, space, integers)

@@ -21,7 +21,7 @@ from dqk.backends.compiled.cell_forward import (
     record_of,
 )
 from dqk.backends.compiled.cell_layout import active_lanes, add_read, panel_steps, row_of, write, z_rows
-from dqk.backends.compiled.cell_math import ahead, clear, copy, lane_sum, lanes_of, load, product_vjp, store
+from dqk.backends.compiled.cell_math import ahead, clear, copy, lane_sum, lanes_of, load, product_vjp, store, within
 from dqk.backends.compiled.cell_program import encode_vjp, kernel_values, overlap_vjp, read_cotangent
 from dqk.backends.compiled.cell_readout import collect_readout, update_vjp
 from dqk.backends.compiled.jit import inner
@@ -75,7 +75,7 @@ def cotangent_places(sizes, n_angles, lanes):
     return projection, offset, params, alpha, bias, references, state, kernel, angles, z, v, v + width * lanes
 
 
-@inner
+@within
 def new_cotangents(cell, work):
     """Zeros."""
     lanes = lanes_of(work)
@@ -105,7 +105,7 @@ def _angles_vjp(cell, d, z, d_z, evaluation):
     evaluate_vjp(cell.angles, z, params_of(cell, evaluation), d.angles, d_z, own)
 
 
-@inner
+@within
 def _step_vjp(cell, d, record, active):
     """One time step of a panel: sets the cotangents of v, turns those of the states and adds to the others."""
     sizes, lanes, kernels = cell.sizes, lanes_of(record.z), cell.sizes.kernels * cell.sizes.references
@@ -140,7 +140,7 @@ def _step_vjp(cell, d, record, active):
         copy(d.z, z_rows(sizes), d.v)
 
 
-@inner
+@within
 def run_panel_vjp(cell, d, steps, x, first, records, d_out, d_last, d_x, d_initial):
     """All time steps of a panel, from the last one back.
 
@@ -181,7 +181,7 @@ def run_panel_vjp(cell, d, steps, x, first, records, d_out, d_last, d_x, d_initi
             write(ahead(d.state, i * split), samples, hidden, ahead(wanted, start), hidden)
 
 
-@inner
+@within
 def _references_vjp(cell, d, out):
     """From the cotangents of encoded references to those of what places them; `out` is flat like the references."""
     sizes, lanes = cell.sizes, lanes_of(out)
@@ -220,7 +220,7 @@ def _sum_lanes(vectors, count, out):
         out[k] = lane_sum(vectors, k * lanes_of(vectors))
 
 
-@inner
+@within
 def collect(cell, d, scale, out):
     """Sums over lanes, to where `out` points, which is `Weights` for cotangents."""
     sizes = cell.sizes

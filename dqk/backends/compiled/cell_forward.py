@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from dqk.backends.compiled.cell_angles import Angles, evaluate
 from dqk.backends.compiled.cell_layout import Sizes, active_lanes, mask, panel_steps, read, row_of, write, z_rows
-from dqk.backends.compiled.cell_math import ahead, copy, lanes_of, product
+from dqk.backends.compiled.cell_math import ahead, copy, lanes_of, product, within
 from dqk.backends.compiled.cell_program import encode, keep, kernel_values, overlap
 from dqk.backends.compiled.cell_readout import expand_readout, update
 from dqk.backends.compiled.jit import inner
@@ -96,7 +96,7 @@ def cell_places(sizes, n_angles, lanes):
     return alpha, bias, references, space, trig, v, kernel, masks, z, z + sizes.features * lanes
 
 
-@inner
+@within
 def new_cell(sizes, program, angles, weights, part, scale, work):
     """Lays out the readout and encodes the references."""
     lanes = lanes_of(work)
@@ -204,7 +204,7 @@ def read_inputs(cell, h, x, stride, active):
     return read(x, stride, active, sizes.inputs, ahead(cell.v, sizes.hidden * lanes_of(cell.v)))
 
 
-@inner
+@within
 def _step(cell, record, active):
     """One time step of a panel."""
     sizes, lanes = cell.sizes, lanes_of(record.z)
@@ -221,7 +221,7 @@ def _step(cell, record, active):
     update(sizes, cell.alpha, cell.bias, cell.kernel, cell.masks, record.before, record.gates, record.after)
 
 
-@inner
+@within
 def run_panel(cell, steps, x, first, initial, recording, records, out, last):
     """All time steps of a panel.
 

@@ -15,12 +15,17 @@ from __future__ import annotations
 import math
 import struct
 
+import numba
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic, models, register_model
 
 from dqk.backends.compiled.jit import inner
 from dqk.backends.compiled.simd import Vector
+
+within = numba.njit(nogil=True, error_model="numpy", inline="always")
+"""Compiles a function with one caller in its place. A compiled function of its own would be optimised once more at each level
+of calls above it, with all that it calls."""
 
 _LN2_HIGH = 0.693145751953125  # few enough bits for exact products with the exponents of float32
 _LN2_LOW = math.log(2) - _LN2_HIGH

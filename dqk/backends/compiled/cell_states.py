@@ -17,16 +17,20 @@ import numpy as np
 
 from dqk.backends.compiled import simd
 from dqk.backends.compiled.adjoint import _start_gradients, _undo_start, _undo_step
-from dqk.backends.compiled.cell_math import ahead, clear, copy, full, lanes_of, load, splat, store
+from dqk.backends.compiled.cell_math import ahead, clear, copy, full, lanes_of, load, pointer_to, splat, store
 from dqk.backends.compiled.jit import inner
 from dqk.backends.compiled.passes import start_qubits, start_state, step
 
 
 class States(NamedTuple):
-    """A circuit as `program.Program` has it.
+    """A circuit as `program.Program` has it, by pointers.
 
     Attributes:
         qubits: number of qubits n.
+        n_steps: number of steps.
+        n_frames: number of frames.
+        n_slots: number of slots.
+        n_starts: number of gates of the product state.
         steps: see `Program`.
         frames: see `Program`.
         slots: see `Program`.
@@ -37,13 +41,60 @@ class States(NamedTuple):
     """
 
     qubits: int
+    n_steps: int
+    n_frames: int
+    n_slots: int
+    n_starts: int
+    steps: int
+    frames: int
+    slots: int
+    starts: int
+    matrices: int
+    sources: int
+    pair: int
+
+
+class Tables(NamedTuple):
+    """The tables of `States` as the arrays that the passes of a single vector of samples take."""
+
     steps: np.ndarray
     frames: np.ndarray
     slots: np.ndarray
     starts: np.ndarray
     matrices: np.ndarray
-    sources: np.ndarray
     pair: np.ndarray
+
+
+@inner
+def states_of(circuit, like):
+    """`States` from the number of qubits and the arrays of a program, the sources of its slots and the identity order."""
+    qubits, steps, frames, slots, starts, matrices, sources, pair = circuit
+    return States(
+        qubits,
+        len(steps),
+        len(frames),
+        len(slots),
+        len(starts),
+        pointer_to(steps, like),
+        pointer_to(frames, like),
+        pointer_to(slots, like),
+        pointer_to(starts, like),
+        pointer_to(matrices, like),
+        pointer_to(sources, like),
+        pointer_to(pair, like),
+    )
+
+
+@inner
+def _tables(program):
+    return Tables(
+        numba.carray(program.steps, (program.n_steps, 6)),
+        numba.carray(program.frames, (program.n_frames, 1 << program.qubits)),
+        numba.carray(program.slots, (program.n_slots, 3)),
+        numba.carray(program.starts, (program.n_starts, 3)),
+        numba.carray(program.matrices, (1,)),  # read without bounds
+        numba.carray(program.pair, (2,)),
+    )
 
 
 class Places(NamedTuple):
@@ -116,24 +167,23 @@ def _array(space, first, last):
 
 @inner
 def _at(program, space):
-    return places(program.qubits, len(program.sources), lanes_of(space))
+    return places(program.qubits, program.n_slots, lanes_of(space))
 
 
 @inner
 def encode(program, space, trig):
     """By the program's steps."""
     n, lanes, at = program.qubits, lanes_of(space), _at(program, space)
-    for slot in range(len(program.sources)):
+    for slot in range(program.n_slots):
         copy(ahead(trig, 2 * program.sources[slot] * lanes), 2, ahead(space, (at.trig + 2 * slot) * lanes))
     psi, qubits = _array(space, at.psi, at.lam), _array(space, at.qubits, at.d_qubits)
     low, high = _array(space, at.low, at.high), _array(space, at.high, at.sums_low)
     own, scratch = _array(space, at.trig, at.gradients), _array(space, at.scratch, at.across)
-    ones, root = full(space, 1.0), full(space, math.sqrt(0.5))
-    start_qubits(qubits, n, program.starts, own, program.matrices, program.pair, ones, root, scratch)
+    ones, root, t = full(space, 1.0), full(space, math.sqrt(0.5)), _tables(program)
+    start_qubits(qubits, n, t.starts, own, t.matrices, t.pair, ones, root, scratch)
     start_state(psi, n, qubits)
-    for s in range(len(program.steps)):
-        row = program.steps[s]
-        step(psi, n, row, program.frames, program.slots, own, program.matrices, low, high, ones, root, scratch)
+    for s in range(program.n_steps):
+        step(psi, n, t.steps[s], t.frames, t.slots, own, t.matrices, low, high, ones, root, scratch)
 
 
 @inner
@@ -150,18 +200,15 @@ def encode_vjp(program, space, trig, d_angles):
     )
     own, scratch = _array(space, at.trig, at.gradients), _array(space, at.scratch, at.across)
     gradients = _array(space, at.gradients, at.scratch)
-    ones, root, pair, matrices = full(space, 1.0), full(space, math.sqrt(0.5)), program.pair, program.matrices
-    clear(ahead(space, at.gradients * lanes), len(program.sources))
-    for s in range(len(program.steps) - 1, -1, -1):
-        row = program.steps[s]
-        _undo_step(
-            psi, lam, n, row, program.frames, program.slots, own, matrices, tables, gradients, ones, root, scratch
-        )
-    start_qubits(qubits, n, program.starts, own, matrices, pair, ones, root, scratch)
+    ones, root, t = full(space, 1.0), full(space, math.sqrt(0.5)), _tables(program)
+    clear(ahead(space, at.gradients * lanes), program.n_slots)
+    for s in range(program.n_steps - 1, -1, -1):
+        _undo_step(psi, lam, n, t.steps[s], t.frames, t.slots, own, t.matrices, tables, gradients, ones, root, scratch)
+    start_qubits(qubits, n, t.starts, own, t.matrices, t.pair, ones, root, scratch)
     _undo_start(psi, lam, n, qubits, d_qubits)
-    _start_gradients(gradients, qubits, d_qubits, program.starts, own, matrices, pair, root, scratch)
+    _start_gradients(gradients, qubits, d_qubits, t.starts, own, t.matrices, t.pair, root, scratch)
     half = full(space, 0.5)  # what the sweep sums is twice the cotangent of an angle
-    for slot in range(len(program.sources)):
+    for slot in range(program.n_slots):
         to = program.sources[slot] * lanes
         found = load(ahead(space, at.gradients * lanes), slot * lanes)
         store(d_angles, to, load(d_angles, to) + half * found)
