@@ -90,10 +90,7 @@ def test_two_tensors_of_one_dimension_keep_their_graph():
     assert isinstance(kernel(x.detach().numpy(), y.detach().numpy()), float)
 
 
-@pytest.mark.parametrize("request_", [{"executor": "ray"}, {"executor": object()}])
-def test_what_is_not_part_of_this_version_is_refused_as_such(request_):
-    with pytest.raises(UnsupportedError, match="not part of this version"):
-        gram(FidelityKernel(qklstm_feature_map(2)), np.zeros((2, 2)), **request_)
+def test_what_is_not_part_of_this_version_is_refused_as_such():
     with pytest.raises(UnsupportedError, match="not part of this version"):
         FidelityKernel(qklstm_feature_map(2), backend="custatevec")(np.zeros((2, 2)))
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import dqk
 from dqk._resources import cpu_threads
-from dqk.cluster._ray_session import ray_module, ray_session
+from dqk.cluster._ray_session import ray_module, ray_session, session_of
 from dqk.cluster._ray_worker import RayWorker
 from dqk.cluster.base import Arrays, Done, Failed, Joined, Lost, PoolEvent, Worker, WorkerPool
 from dqk.cluster.resources import worker_environment
@@ -92,9 +92,29 @@ class RayPool(WorkerPool):
                 "least 0 GPUs"
             )
         self._start_timeout_s, self._max_replacements = start_timeout_s, max_replacements
-        self._started = 0
+        self._started, self._entered = 0, False
+        self._session: tuple[str, str] | None = None
         self._stack = contextlib.ExitStack()
         self._reset()
+
+    @property
+    def opened(self) -> bool:
+        """Whether it was started and the Ray that it was started on is still the one that this process uses."""
+        return self._entered and self._current()
+
+    @opened.setter
+    def opened(self, value: bool) -> None:
+        self._entered = value
+
+    def _current(self) -> bool:
+        return self._session is not None and session_of(self._ray) == self._session
+
+    def _check(self) -> None:
+        """Calls without a Ray would start one."""
+        if not self._current():
+            raise ClusterError(
+                "the Ray on which these workers ran was shut down (by ray.shutdown() in this process?); open the pool again"
+            )
 
     def _reset(self) -> None:
         self._members: dict[str, _Member] = {}
@@ -117,6 +137,7 @@ class RayPool(WorkerPool):
         local = self._wanted or max(1, cpu_threads() // self._slots)
         # One place more than workers, so that the next worker can start while the end of the last one is being noticed.
         own = self._stack.enter_context(ray_session(self._address, (local + 1) * self._cpus))
+        self._session = session_of(ray)
         self._fixed = local if own else self._wanted
         self._actor_class = ray.remote(
             num_cpus=self._cpus,
@@ -144,6 +165,7 @@ class RayPool(WorkerPool):
 
     def put(self, digest: str, arrays: Arrays) -> None:
         """Puts arrays into the object store; a node's workers share one copy, which is read-only."""
+        self._check()
         self._arrays[digest] = self._ray.put(dict(arrays))
         for member in self._members.values():
             self._give(member, digest)
@@ -153,12 +175,13 @@ class RayPool(WorkerPool):
 
     def drop(self, digest: str) -> None:
         """Frees the object as soon as the workers have let go of it."""
-        if self._arrays.pop(digest, None) is not None:
+        if self._arrays.pop(digest, None) is not None and self._current():
             for member in self._members.values():
                 member.order("drop", digest)
 
     def submit(self, worker: str, ticket: int, task: bytes) -> None:
         """Calls the actor."""
+        self._check()
         if member := self._members.get(worker):
             self._calls[member.actor.run.remote(member.orders, task)] = _Call(member, "run", ticket)
 
@@ -166,6 +189,7 @@ class RayPool(WorkerPool):
         """Results and losses. New workers are asked for where some are missing."""
         deadline = time.monotonic() + timeout_s
         while not self._events:
+            self._check()
             self._tend()
             left = max(0.0, deadline - time.monotonic())
             self._wait(min(_TEND_S, left))
@@ -180,7 +204,10 @@ class RayPool(WorkerPool):
             self._lost(member, "killed, as asked")
 
     def close(self) -> None:
-        """Ends the actors, and Ray if it is our own."""
+        """Ends the actors, and Ray if it is our own. If Ray was shut down before, all that is over already."""
+        if not self._current():
+            self._calls.clear()
+            self._members.clear()
         members = list(self._members.values())
         stays = [ref for ref, call in self._calls.items() if call.method == "stay"]
         for member in members:
@@ -320,6 +347,8 @@ class RayPool(WorkerPool):
             self._vacant.append(crashes)
 
     def _end(self, member: _Member) -> None:
+        if not self._current():
+            return
         with contextlib.suppress(self._ray.exceptions.RayError, RuntimeError, ValueError):
             self._ray.kill(member.actor, no_restart=True)
 

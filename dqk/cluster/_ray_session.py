@@ -37,6 +37,25 @@ def ray_module() -> Any:
     return ray
 
 
+def session_of(ray: Any) -> tuple[str, str] | None:
+    """What tells the Ray that this process uses from any that it uses later; None if it uses none."""
+    if not ray.is_initialized():
+        return None
+    context = ray.get_runtime_context()
+    return context.get_node_id(), context.get_job_id()
+
+
+@contextlib.contextmanager
+def _leaving(ray: Any) -> Iterator[None]:
+    """Shuts down the Ray that is used now, unless that was done and another one is used at the end."""
+    session = session_of(ray)
+    try:
+        yield
+    finally:
+        if session_of(ray) == session:
+            ray.shutdown()
+
+
 @contextlib.contextmanager
 def ray_session(address: str | None, cpus: float) -> Iterator[bool]:
     """A Ray to work with. What was running before runs on afterwards. Gives whether it is our own.
@@ -80,10 +99,8 @@ def _cluster(ray: Any, address: str) -> Iterator[None]:
         raise ClusterError(
             f"cannot use the Ray at {address!r} (the address given, or RAY_ADDRESS): {error}; {advice}"
         ) from error
-    try:
+    with _leaving(ray):
         yield
-    finally:
-        ray.shutdown()
 
 
 def _unreachable(address: str) -> OSError | None:
@@ -109,7 +126,6 @@ def _own_ray(ray: Any, cpus: float) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
         stack.enter_context(private_environment())
-        stack.callback(ray.shutdown)
         try:
             _init(
                 ray,
@@ -121,8 +137,10 @@ def _own_ray(ray: Any, cpus: float) -> Iterator[None]:
                 _system_config={"prestart_worker_first_driver": False},
             )
         except (OSError, RuntimeError, ValueError) as error:
+            ray.shutdown()
             raise ClusterError(f"Ray cannot be started on this machine: {error}") from error
-        yield
+        with _leaving(ray):
+            yield
 
 
 @contextlib.contextmanager

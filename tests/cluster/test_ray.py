@@ -27,7 +27,7 @@ from tests.processes import wait_for_end
 from tests.requirements import require
 
 ROOT = Path(__file__).parents[2]
-PROGRAM = Path(__file__).parent / "ray_programs" / "probes.py"
+PROGRAMS = Path(__file__).parent / "ray_programs"
 HALF = HEAD_CPUS // 2 + 1  # CPUs of a worker of which the head holds one
 START_S = 120.0  # for workers on a machine that does other things, too
 LONG_S = 600.0
@@ -193,11 +193,11 @@ def test_workers_with_another_version_are_refused(ray_cluster: Any, monkeypatch:
 
 
 @contextmanager
-def program(*arguments: str, **variables: str) -> Iterator[subprocess.Popen[str]]:
+def program(*arguments: str, name: str = "probes.py", **variables: str) -> Iterator[subprocess.Popen[str]]:
     """Another driver, which finds its Ray by itself."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     process = subprocess.Popen(
-        [sys.executable, str(PROGRAM), *arguments],
+        [sys.executable, str(PROGRAMS / name), *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -244,6 +244,17 @@ def test_a_ray_of_our_own_ends_with_a_driver_that_is_killed() -> None:
         }
         assert len(large) >= 2
         assert not wait_for_end(large | set(seen["pids"]), 60), "Ray outlives its driver"
+
+
+def test_ray_is_shut_down_under_a_pool() -> None:
+    """It is said, or the pool is opened again; no call starts a Ray that nobody asked for, none ends another one."""
+    require("ray")
+    with program(name="shutdowns.py") as driver:
+        out, err = driver.communicate(timeout=280)
+    assert driver.returncode == 0, err
+    seen = json.loads(out)
+    assert seen["same_again"] and seen["theirs_runs"] and not seen["ray_at_the_end"]
+    assert len(seen["messages"]) == 3 and all("was shut down" in message for message in seen["messages"])
 
 
 def test_the_cluster_at_ray_address(ray_cluster: Any) -> None:
