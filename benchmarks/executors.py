@@ -3,7 +3,8 @@
     python benchmarks/executors.py
 
 Every side computes the same tiles with single-threaded workers. `bare` are processes without any communication: the ratio
-that this machine allows. Start-up is timed apart; sides alternate. The last line is one JSON document with the ratios.
+that this machine allows. Start-up is timed apart; the order turns round every time. Then small tiles, 10,011 at most, show what
+scheduling costs the driver. About seven minutes on an otherwise idle machine; the last line is one JSON document.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -47,13 +49,18 @@ def timed(pool, x: np.ndarray) -> tuple[float, float]:
 
 
 def bare(n: int, part: int, parts: int) -> None:
-    """A process that computes every `parts`-th tile and talks to nobody; waits for a line on standard input to begin."""
+    """A process that computes its share of the tiles, which lie together and cost the same, and talks to nobody.
+
+    It begins when a line comes on standard input and says when it is done: its start and its end are not timed.
+    """
+    import torch
+
     from dqk._pooled import Job
     from dqk._task import _Job
     from dqk.backends import resolve
 
     made = kernel()
-    angles, shared = made.feature_map.angles(_tensor(samples(n)))
+    angles, shared = made.feature_map.angles(torch.from_numpy(samples(n)))
     job = Job(resolve("auto", made.circuit), made.circuit, False, None, None)
     tiles = job.plan(angles, None).tiles.tolist()
     work = _Job(job.arrays(angles, None, shared))
@@ -62,21 +69,18 @@ def bare(n: int, part: int, parts: int) -> None:
     print("ready", flush=True)
     sys.stdin.readline()
     side = job.side(angles.dtype)
-    for row, column in tiles[part::parts]:
+    for row, column in tiles[part * len(tiles) // parts : (part + 1) * len(tiles) // parts]:
         value = work.tile(row, column)
         r, c = (slice(k * side, k * side + length) for k, length in zip((row, column), value.shape, strict=True))
         result[r, c] = value
         result[c, r] = value.T
+    print("done", flush=True)
 
 
-def _tensor(x: np.ndarray):
-    import torch
-
-    return torch.from_numpy(x)
-
-
-def run_bare(n: int, parts: int) -> float:
+def run_bare(n: int, parts: int) -> tuple[float, float, float]:
+    """Seconds to start, of the slowest process, and none of a driver."""
     own = [sys.executable, __file__, "--size", str(n), "--bare"]
+    began = time.perf_counter()
     children = [
         subprocess.Popen(
             [*own, f"{k}/{parts}"],
@@ -89,12 +93,15 @@ def run_bare(n: int, parts: int) -> float:
     ]
     for child in children:
         assert child.stdout.readline() == "ready\n"
-    began = time.perf_counter()
+    go = time.perf_counter()
     for child in children:
         child.stdin.write("go\n")
         child.stdin.flush()
+    for child in children:
+        assert child.stdout.readline() == "done\n"
+    wall = time.perf_counter() - go
     assert all(child.wait() == 0 for child in children)
-    return time.perf_counter() - began
+    return go - began, wall, 0.0
 
 
 def run_pool(name: str, workers: int, x: np.ndarray) -> tuple[float, float, float]:
@@ -140,52 +147,107 @@ def rank(n: int) -> None:
     print(json.dumps(found))
 
 
+def cost_of_scheduling(n: int) -> None:
+    """Prints what the driver of two Ray actors spends on a matrix of small tiles: its CPU time, and memory beyond the result."""
+    from dqk import FidelityKernel, gram
+    from dqk.cluster import open_pool
+    from dqk.kernels.feature_maps import reuploading_feature_map
+
+    def peak() -> int:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+    small, x = FidelityKernel(reuploading_feature_map(2, layers=1)), samples(n)[:, :2].copy()
+    with open_pool("ray", 2) as pool:
+        gram(small, x[:2560], executor=pool)
+        before, cpu, wall = peak(), time.process_time(), time.perf_counter()
+        result = gram(small, x, executor=pool)
+        cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
+    print(json.dumps({"cpu": cpu, "wall": wall, "memory": peak() - before - result.nbytes}))
+
+
+def run_scheduling(n: int) -> dict[str, float]:
+    """In a process of its own, as the peak of memory never sinks."""
+    own = [sys.executable, __file__, "--size", str(n), "--scheduling"]
+    done = subprocess.run(own, env=os.environ | ONE_THREAD, capture_output=True, text=True, check=True)
+    found, tiles = json.loads(done.stdout.splitlines()[-1]), tiles_of(n)
+    return {
+        "tiles": tiles,
+        "driver_ms_per_tile": 1e3 * found["cpu"] / tiles,
+        "wall_ms_per_tile": 1e3 * found["wall"] / tiles,
+        "memory_beyond_result_mib": found["memory"] / 2**20,
+    }
+
+
+def tiles_of(n: int) -> int:
+    """Tiles of side 128 in the triangle of a matrix."""
+    blocks = -(-n // 128)
+    return blocks * (blocks + 1) // 2
+
+
+def measure(n: int, names: tuple[str, ...], rounds: int) -> tuple[dict[str, list[float]], dict[str, float]]:
+    """Seconds of each side in each round, the order turned round every time; and what else was seen."""
+    x, seconds, notes = samples(n), {}, {}
+    sides = [(name, workers) for workers in (1, 2) for name in names if (name, workers) != ("inline", 1)]
+    for turn in range(rounds):
+        for name, workers in sides if turn % 2 == 0 else sides[::-1]:
+            match name:
+                case "bare":
+                    start, wall, cpu = run_bare(n, workers)
+                case "mpi":
+                    start, wall, cpu = run_mpi(n, workers)
+                case _:
+                    start, wall, cpu = run_pool(name, workers, x)
+            seconds.setdefault(f"{name} {workers}", []).append(wall)
+            notes[f"{name} {workers}: start-up, s"] = start
+            if name in ("ray", "processes"):
+                notes[f"{name} {workers}: driver CPU per tile, ms"] = 1e3 * cpu / tiles_of(n)
+            print(f"{name:10s} {workers} workers  {wall:7.2f} s", flush=True)
+    return seconds, notes
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--size", type=int, default=10_752, help="samples (default: 3,570 tiles, about 30 s for one worker)"
-    )
+    parser.add_argument("--size", type=int, default=10_752, help="samples (default: 3,570 tiles, 30 s for one worker)")
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--processes", action="store_true", help="also measure the process pool")
     parser.add_argument("--json", type=Path, help="also write the result to this file")
     parser.add_argument("--bare", help=argparse.SUPPRESS)
     parser.add_argument("--rank", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--scheduling", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.bare:
         return bare(given.size, *map(int, given.bare.split("/")))
     if given.rank:
         return rank(given.size)
-    x = samples(given.size)
-    tiles = (-(-given.size // 128)) * (-(-given.size // 128) + 1) // 2
-    seconds: dict[str, list[float]] = {}
-    notes: dict[str, float] = {}
-    for _ in range(given.rounds):
-        for name in ("bare", "ray", "mpi", "processes", "inline"):
-            for workers in (2,) if name == "inline" else (1, 2):
-                if name == "bare":
-                    wall = run_bare(given.size, workers)
-                else:
-                    start, wall, cpu = run_mpi(given.size, workers) if name == "mpi" else run_pool(name, workers, x)
-                    notes[f"{name} start-up, s"] = start
-                    if name in ("ray", "processes"):
-                        notes[f"{name} driver CPU per tile, ms"] = 1e3 * cpu / tiles
-                seconds.setdefault(f"{name} {workers}", []).append(wall)
-                print(f"{name:10s} {workers} workers  {wall:7.2f} s", flush=True)
-    medians = {side: statistics.median(found) for side, found in seconds.items()}
-    ratios = {name: medians[f"{name} 1"] / medians[f"{name} 2"] for name in ("ray", "mpi", "processes", "bare")}
-    print(f"\n{given.size} samples, {QUBITS} qubits, {LAYERS} layers, {tiles} tiles; {machine()}")
-    for name, ratio in ratios.items():
-        share, inline = ratio / ratios["bare"], medians["inline 2"] / medians[f"{name} 2"]
+    if given.scheduling:
+        return cost_of_scheduling(given.size)
+    pools = ("ray", "mpi", "processes") if given.processes else ("ray", "mpi")
+    seconds, notes = measure(given.size, ("bare", *pools, "inline"), given.rounds)
+
+    def ratio(over: str, under: str) -> float:
+        """Median over the rounds, each of which has both sides."""
+        return statistics.median(a / b for a, b in zip(seconds[over], seconds[under], strict=True))
+
+    print(f"\n{given.size} samples, {QUBITS} qubits, {LAYERS} layers, {tiles_of(given.size)} tiles; {machine()}")
+    ratios = {name: round(ratio(f"{name} 1", f"{name} 2"), 4) for name in (*pools, "bare")}
+    document = {
+        **ratios,
+        "of_bare": {name: round(ratios[name] / ratios["bare"], 4) for name in pools},
+        "inline_over": {name: round(ratio("inline 2", f"{name} 2"), 4) for name in pools},
+    }
+    for name in pools:
         print(
-            f"{name:10s} one worker / two: {ratio:.3f} ({share:.3f} of bare); speed against inline with 2 threads: {inline:.3f}"
+            f"{name:10s} one worker / two: {ratios[name]:.3f} ({document['of_bare'][name]:.3f} of bare, goal 0.95); "
+            f"speed against inline with 2 threads: {document['inline_over'][name]:.3f} (goal 0.95)"
         )
     for note, value in notes.items():
         print(f"{note}: {value:.2f}")
-    document = {name: round(ratio, 4) for name, ratio in ratios.items()}
-    document["inline_over"] = {name: round(medians["inline 2"] / medians[f"{name} 2"], 4) for name in ratios}
+    scheduling = [run_scheduling(n) for n in (8_960, 18_048)]
+    for found in scheduling:
+        print(", ".join(f"{name} {value:.3g}" for name, value in found.items()) + " (Ray, tiles of 2 qubits)")
     if given.json:
-        given.json.write_text(
-            json.dumps({"machine": machine(), "seconds": seconds, "notes": notes, **document}, indent=1) + "\n"
-        )
+        kept = {"machine": machine(), "seconds": seconds, "notes": notes, "scheduling": scheduling, **document}
+        given.json.write_text(json.dumps(kept, indent=1) + "\n")
     print(json.dumps(document))
 
 
