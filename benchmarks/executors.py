@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -52,6 +51,25 @@ def timed(pool, x: np.ndarray) -> tuple[float, float]:
     wall, cpu = time.perf_counter(), time.process_time()
     gram(kernel(), x, executor=pool)
     return time.perf_counter() - wall, time.process_time() - cpu
+
+
+def settle(most_s: float = 8.0) -> float:
+    """Waits until the machine has been idle for a second; gives the seconds that it took."""
+
+    def ticks() -> tuple[int, int]:
+        user, nice, system, idle, waiting, *others = map(
+            int, Path("/proc/stat").read_text().splitlines()[0].split()[1:9]
+        )
+        return user + nice + system + sum(others), user + nice + system + idle + waiting + sum(others)
+
+    began, before = time.monotonic(), ticks()
+    while time.monotonic() < began + most_s:
+        time.sleep(1.0)
+        now = ticks()
+        if now[0] - before[0] < 0.05 * (now[1] - before[1]):
+            break
+        before = now
+    return time.monotonic() - began
 
 
 def bare(n: int, part: int, parts: int) -> None:
@@ -99,6 +117,7 @@ def run_bare(n: int, parts: int) -> tuple[float, float, float]:
     ]
     for child in children:
         assert child.stdout.readline() == "ready\n"
+    began += settle()
     go = time.perf_counter()
     for child in children:
         child.stdin.write("go\n")
@@ -121,6 +140,7 @@ def run_pool(name: str, workers: int, x: np.ndarray) -> tuple[float, float, floa
         os.environ.pop(*BOUNDED, None)  # this process holds the result
         timed(pool, x[:256])
         start = time.perf_counter() - began
+        settle()
         return start, *timed(pool, x)
 
 
@@ -138,8 +158,8 @@ def run_mpi(n: int, ranks: int) -> tuple[float, float, float]:
     done = subprocess.run(
         [*launch, "--size", str(n), "--rank"], env=os.environ | ONE_THREAD, capture_output=True, text=True, check=True
     )
-    total, (wall, cpu) = time.perf_counter() - began, json.loads(done.stdout.splitlines()[-1])
-    return total - wall, wall, cpu
+    total, (waited, wall, cpu) = time.perf_counter() - began, json.loads(done.stdout.splitlines()[-1])
+    return total - waited - wall, wall, cpu
 
 
 def rank(n: int) -> None:
@@ -152,8 +172,9 @@ def rank(n: int) -> None:
     x = samples(n)
     with MPIPool() as pool:
         timed(pool, x[:256])
+        waited = settle()
         found = timed(pool, x)
-    print(json.dumps(found))
+    print(json.dumps([waited, *found]))
 
 
 def cost_of_scheduling(n: int) -> None:
@@ -163,7 +184,9 @@ def cost_of_scheduling(n: int) -> None:
     from dqk.kernels.feature_maps import reuploading_feature_map
 
     def peak() -> int:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        """Bytes; `getrusage` would give the parent's, if it is more."""
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
 
     small, x = FidelityKernel(reuploading_feature_map(2, layers=1)), samples(n)[:, :2].copy()
     with open_pool("ray", 2) as pool:
@@ -193,32 +216,12 @@ def tiles_of(n: int) -> int:
     return blocks * (blocks + 1) // 2
 
 
-def settle(most_s: float = 10.0) -> None:
-    """Waits until the machine has been idle for a second."""
-
-    def ticks() -> tuple[int, int]:
-        user, nice, system, idle, waiting, *others = map(
-            int, Path("/proc/stat").read_text().splitlines()[0].split()[1:9]
-        )
-        return user + nice + system + sum(others), user + nice + system + idle + waiting + sum(others)
-
-    end = time.monotonic() + most_s
-    before = ticks()
-    while time.monotonic() < end:
-        time.sleep(1.0)
-        now = ticks()
-        if now[0] - before[0] < 0.03 * (now[1] - before[1]):
-            return
-        before = now
-
-
 def measure(n: int, names: tuple[str, ...], rounds: int) -> tuple[dict[str, list[float]], dict[str, float]]:
     """Seconds of each side in each round, the order turned round every time; and what else was seen."""
     x, seconds, notes = samples(n), {}, {}
     sides = [(name, workers) for workers in (1, 2) for name in names if (name, workers) != ("inline", 1)]
     for turn in range(rounds):
         for name, workers in sides if turn % 2 == 0 else sides[::-1]:
-            settle()
             match name:
                 case "bare":
                     start, wall, cpu = run_bare(n, workers)
@@ -236,7 +239,7 @@ def measure(n: int, names: tuple[str, ...], rounds: int) -> tuple[dict[str, list
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--size", type=int, default=9_728, help="samples (default: 2,926 tiles, 30 s for one worker)")
+    parser.add_argument("--size", type=int, default=9_600, help="samples (default: 2,850 tiles, 30 s for one worker)")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--processes", action="store_true", help="also measure the process pool")
     parser.add_argument("--json", type=Path, help="also write the result to this file")

@@ -9,6 +9,21 @@ from typing import Any
 import numpy as np
 
 _DOCUMENT = "json"
+_DTYPES = {
+    "BOOL": np.bool_,
+    "U8": np.uint8,
+    "I8": np.int8,
+    "U16": np.uint16,
+    "I16": np.int16,
+    "U32": np.uint32,
+    "I32": np.int32,
+    "U64": np.uint64,
+    "I64": np.int64,
+    "F16": np.float16,
+    "F32": np.float32,
+    "F64": np.float64,
+    "C64": np.complex64,
+}
 
 
 def pack(document: Mapping[str, Any], arrays: Mapping[str, np.ndarray] | None = None) -> bytes:
@@ -27,8 +42,13 @@ def pack(document: Mapping[str, Any], arrays: Mapping[str, np.ndarray] | None = 
 
 
 def unpack(message: bytes | bytearray | memoryview | np.ndarray) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """What `pack` packed; the arrays are views of nothing that the caller holds, but may be read-only."""
-    from safetensors.numpy import load
-
-    arrays = load(message if isinstance(message, bytes) else bytes(message))
+    """What `pack` packed; the arrays are views of the message, and read-only if it is."""
+    whole = np.frombuffer(message, np.uint8)
+    start = 8 + int.from_bytes(whole[:8].tobytes(), "little")
+    arrays = {
+        name: whole[start + entry["data_offsets"][0] : start + entry["data_offsets"][1]]
+        .view(_DTYPES[entry["dtype"]])
+        .reshape(entry["shape"])
+        for name, entry in json.loads(whole[8:start].tobytes()).items()
+    }
     return json.loads(arrays.pop(_DOCUMENT).tobytes()), arrays

@@ -24,7 +24,7 @@ class Policy:
 
     max_retries: int = 2
     window: int = 2
-    message_s: float = 0.1
+    message_s: float = 0.25
     hang_factor: float = 30.0
     hang_least_s: float = 120.0
     hedge: bool = True
