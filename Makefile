@@ -18,6 +18,7 @@ DEMO_ARGS ?=
 SOAK_ARGS ?=
 BENCHMARKS ?= benchmarks/gram.py benchmarks/qklstm_step.py benchmarks/store.py
 
+comma := ,
 step = @printf '\n==> %s\n' "$(1)"
 pip_install = $(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt $(PIP_ARGS)
 
@@ -35,6 +36,8 @@ demo: $(VENV)/.installed-dqk ## install, then train the QK-LSTM on the two sente
 test: lint ## install the development tools, then lint, check types and layers, run the tests and doctests
 	$(call step,tests and doctests)
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(call step,the same bits on every executor$(comma) with another BLAS core)
+	@OPENBLAS_CORETYPE=Haswell $(BIN)/python -m pytest tests/cluster/test_same_bits.py
 
 lint: $(VENV)/.installed-dev ## ruff, mypy and the layer contracts
 	$(call step,ruff check)

@@ -158,7 +158,7 @@ def gram(
     x, y = _samples(kernel, X, Y)
     if store is not None and any(samples is not None and samples.requires_grad for samples in (x, y)):
         raise UnsupportedError("a stored matrix is not differentiable; detach the samples, or leave out store")
-    engine = _engine(kernel, executor, store, progress, seed)
+    engine = _engine(kernel, executor, store, progress, None if seed is None else int(seed))
     if as_tensor and store is None:
         return kernel._matrix(engine, x, y, log)
     with torch.no_grad():
@@ -186,14 +186,20 @@ def _engine(kernel: Kernel, executor: Any, store: Any, progress: Any, seed: int 
         return _InlineEngine(progress)
     if executor == "mpi" and shots is not None and seed is None:
         raise InvalidInputError("sampled entries on all ranks need a seed=, the same on each of them")
-    destination = store if isinstance(store, Destination) or store is None else Destination(store)
-    return _PoolEngine(executor_of(executor), _observers(progress), shots, seed, destination, str(kernel))
+    if isinstance(store, str | os.PathLike) and str(store):
+        store = Destination(store)
+    if store is not None and not isinstance(store, Destination):
+        raise InvalidInputError(f"store is {store!r}, expected a path such as 'K.zarr' or a Destination")
+    return _PoolEngine(executor_of(executor), _observers(progress), shots, seed, store, str(kernel))
 
 
 def _observers(progress: bool | Observer | Sequence[Observer]) -> Sequence[Observer]:
     if isinstance(progress, bool):
         return [Bar()] if progress else []
-    return [progress] if isinstance(progress, Observer) else progress
+    found = [progress] if isinstance(progress, Observer) else progress
+    if not isinstance(found, Sequence) or not all(isinstance(observer, Observer) for observer in found):
+        raise InvalidInputError(f"progress is {progress!r}, expected True, False, a dqk Observer or a list of them")
+    return found
 
 
 def _check_sampling(kernel: Kernel, seed: Any, return_std_error: bool, store: Any) -> None:
@@ -206,7 +212,8 @@ def _check_sampling(kernel: Kernel, seed: Any, return_std_error: bool, store: An
         )
     if seed is None and not exact and store is not None:
         raise InvalidInputError("a stored matrix of sampled entries needs a seed=, so that it can be resumed")
-    if seed is not None and not (isinstance(seed, int) and not isinstance(seed, bool) and 0 <= seed < 2**63):
+    whole = isinstance(seed, int | np.integer) and not isinstance(seed, bool)
+    if seed is not None and not (whole and 0 <= seed < 2**63):
         raise InvalidInputError(f"seed is {seed!r}, expected a whole number from 0 to 2**63 - 1")
 
 

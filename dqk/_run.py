@@ -22,6 +22,7 @@ from dqk.cluster import Done, Failed, Joined, Lost, PoolEvent, Worker, WorkerPoo
 from dqk.errors import ClusterError, StoreError, TileError
 from dqk.scheduler import Dispatch, Plan, Policy, Statistics
 
+_SILENT = 8  # workers that may hang before they have computed anything
 _POLL_S = 0.5  # events end the wait at once; this is how often the clock is looked at
 
 
@@ -97,7 +98,7 @@ def run(
     policy = policy or Policy()
     if not pool.kills:
         policy = replace(policy, hang_factor=math.inf)
-    loop = _Loop(pool, Dispatch(plan, policy, done), work, observers)
+    loop = _Loop(pool, policy, Dispatch(plan, policy, done), work, observers)
     for observer in observers:
         observer.started(len(plan), len(done))
     try:
@@ -117,10 +118,12 @@ _tickets = itertools.count(1)  # of this process: results that an earlier run di
 
 
 class _Loop:
-    def __init__(self, pool: WorkerPool, dispatch: Dispatch, work: Work, observers: Sequence[Observer]):
+    def __init__(self, pool: WorkerPool, policy: Policy, dispatch: Dispatch, work: Work, observers: Sequence[Observer]):
         self.pool, self.dispatch, self.work, self.observers = pool, dispatch, work, observers
         self.tickets: dict[int, tuple[str, int, tuple[int, ...]]] = {}  # ours -> (worker, dispatch's, items)
-        self.probing: dict[int, Worker] = {}
+        self.probing: dict[int, tuple[Worker, float]] = {}  # ours -> (worker, when it counts as hung)
+        self.patience_s = policy.hang_least_s if pool.kills else math.inf
+        self.silent = 0
         self.met: set[str] = set()
         self.ticked = -math.inf
         self.given_up: dict[int, str] = {}
@@ -141,6 +144,7 @@ class _Loop:
                 for event in self.pool.poll(0.0):
                     self._on(event)
             self._tell(scheduler.Tick())
+            self._end_silent()
             self.ticked = time.monotonic()
             if self.dispatch.hopeless:
                 raise ClusterError(f"{self.dispatch.hopeless}; {self.dispatch.remaining} tiles are not done")
@@ -150,11 +154,11 @@ class _Loop:
             case Joined(worker):
                 self._probe(worker)
             case Lost(worker, cause):
-                self.probing = {ticket: asked for ticket, asked in self.probing.items() if asked.id != worker}
+                self.probing = {ticket: asked for ticket, asked in self.probing.items() if asked[0].id != worker}
                 self._watch("lost", worker, cause)
                 self._tell(scheduler.Lost(worker, cause))
             case Done(_, ticket, result) if ticket in self.probing:
-                worker = self.probing.pop(ticket)
+                worker, _ = self.probing.pop(ticket)
                 self.work.admit(worker, unpack(result)[0])
                 self._join(worker)
             case Failed(worker, ticket, cause) if ticket in self.probing:
@@ -177,8 +181,21 @@ class _Loop:
             self._join(worker)
             return
         ticket = next(_tickets)
-        self.probing[ticket] = worker
+        self.probing[ticket] = worker, time.monotonic() + self.patience_s
         self.pool.submit(worker.id, ticket, pack({"kind": "probe", **question}))
+
+    def _end_silent(self) -> None:
+        """Kills workers that do not answer the probe, as on a disk that is gone."""
+        for ticket, (worker, deadline) in list(self.probing.items()):
+            if time.monotonic() > deadline:
+                del self.probing[ticket]
+                self.pool.kill(worker.id)
+                self.silent += 1
+        if self.silent > _SILENT:
+            raise ClusterError(
+                f"{self.silent} workers did not answer within {self.patience_s:g} s when they were asked whether they see the "
+                "driver's disk; is it a network disk that hangs?"
+            )
 
     def _join(self, worker: Worker) -> None:
         self._watch("joined", worker)

@@ -26,9 +26,8 @@ from dqk.store import Fingerprint, GramStore, StoredGram
 from dqk.store.files import explained, temporary_folder
 
 _HEARTBEAT_S = 30.0
-_POLICY = Policy(
-    window=3, message_s=0.2
-)  # one assignment computes, one is being written, one waits; few, large commits
+# One assignment is being written, one computes, one waits; few, large commits.
+_POLICY = Policy(window=3, writing=1, message_s=0.25)
 
 
 @dataclass(frozen=True)

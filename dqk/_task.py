@@ -12,9 +12,9 @@ import socket
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -112,6 +112,8 @@ class _Job:
         self.columns = self.rows if self.symmetric else torch.from_numpy(np.array(arrays["ay"]))
         self._room = self._blocks_that_fit()
         self._blocks: OrderedDict[tuple[str, int, bool], Future[Any]] = OrderedDict()
+        self._evicted: list[Any] = []  # blocks whose memory can be used again once no thread reads them
+        self._readers = 0
         self._lock = threading.Lock()
 
     def _blocks_that_fit(self) -> int:
@@ -144,7 +146,9 @@ class _Job:
             future = self._blocks.setdefault(key, Future())
             self._blocks.move_to_end(key)
             while sum(1 + key[2] for key in self._blocks) > self._room and len(self._blocks) > 2:
-                self._blocks.popitem(last=False)
+                (_, _, whole), old = self._blocks.popitem(last=False)
+                if old.done() and old.exception() is None:
+                    self._evicted.append(old.result()[1] if whole else old.result())
         if mine:
             try:
                 future.set_result(self._encode(self.angles(*key[:2]), gradients))
@@ -153,6 +157,22 @@ class _Job:
                     self._blocks.pop(key, None)  # the next one tries again
                 future.set_exception(error)
         return future.result()
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        """Around all uses of blocks. Afterwards, if no other thread reads any, the memory of evicted ones is used again."""
+        with self._lock:
+            self._readers += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._readers -= 1
+                evicted, self._evicted = self._evicted, []
+                if self._readers:
+                    evicted = []  # the system takes these back, as nobody knows when they are free
+            for block in evicted:
+                self.backend.recycle(block)
 
     def _encode(self, part: Tensor, gradients: bool) -> Any:
         missing = -len(part) % PAD
@@ -163,8 +183,8 @@ class _Job:
 
     def tile(self, row: int, column: int) -> np.ndarray:
         """Values of a tile without padding; a diagonal one of a symmetric matrix is mirrored, with an exact diagonal."""
-        a, b = self.block("rows", row), self.block("columns", column)
-        value = self.backend.forward_tile(a, b, self.log)
+        with self._reading():
+            value = self.backend.forward_tile(self.block("rows", row), self.block("columns", column), self.log)
         value = value[: len(self.angles("rows", row)), : len(self.angles("columns", column))]
         if self.symmetric and row == column:
             value = mirror(value, 0.0 if self.log else 1.0)
@@ -182,6 +202,10 @@ class _Job:
 
     def strip(self, which: str, k: int, cotangent: Tensor) -> tuple[Tensor, Tensor]:
         """Cotangents of the angles of one block, and its part of the shared ones', from its strip of dK, in column order."""
+        with self._reading():
+            return self._strip(which, k, cotangent)
+
+    def _strip(self, which: str, k: int, cotangent: Tensor) -> tuple[Tensor, Tensor]:
         other = "columns" if which == "rows" else "rows"
         encoded, prepared = self.block(which, k, gradients=True)
         total = torch.zeros_like(encoded)
@@ -268,6 +292,8 @@ def _commit(header: Header, document: Header, values: dict[int, np.ndarray]) -> 
             [(*places[item], value) for item, value in values.items()]
         )
     except StoreError as error:
+        if error.transient:
+            return pack({**document, "failed": [*document["failed"], *((item, cause(error)) for item in values)]})
         return pack({**document, "fatal": str(error)})
     document["spans"].append(("commit", -1, began, time.time()))
     return pack({**document, "digests": list(zip(values, digests, strict=True))})

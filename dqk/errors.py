@@ -49,7 +49,13 @@ class ClusterError(DQKError, RuntimeError):
 
 
 class StoreError(DQKError, RuntimeError):
-    """A store of a kernel matrix that is damaged, in use, or belongs to another problem; the message says what differs."""
+    """A store of a kernel matrix that is damaged, in use, or belongs to another problem; the message says what differs.
+
+    Attributes:
+        transient: whether another worker may succeed where this one failed, as after an error of one machine's disk.
+    """
+
+    transient = False
 
 
 class TileError(DQKError, RuntimeError):

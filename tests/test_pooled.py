@@ -1,13 +1,21 @@
 """Kernel matrices on pools of workers, here threads: the bits of the inline path, gradients, failures, shots and stores."""
 
+import dataclasses
+import errno
+import os
+import pickle
+
 import numpy as np
 import pytest
 import torch
 
+import dqk._stored
 import dqk._task
+import dqk.store.writer
 from dqk import FidelityKernel, ProjectedKernel, gram
-from dqk.cluster import InlinePool
-from dqk.errors import InvalidInputError, TileError, UnsupportedError
+from dqk.backends import resolve
+from dqk.cluster import InlinePool, Joined, Lost
+from dqk.errors import ClusterError, InvalidInputError, StoreError, TileError, UnsupportedError
 from dqk.kernels.feature_maps import qklstm_feature_map, reuploading_feature_map, zz_feature_map
 
 RANDOM = np.random.default_rng(7)
@@ -86,6 +94,121 @@ def test_a_tile_that_fails_once_is_tried_again(pool, monkeypatch):
     expected = kernel(x)
     assert np.array_equal(gram(kernel, x, executor=pool), expected)
     assert next(failures, None) is None  # it did fail
+
+
+def test_a_strip_that_fails_once_is_tried_again(pool, monkeypatch):
+    failures = iter([RuntimeError("a cosmic ray")])
+    strip = dqk._task._Job.strip
+
+    def sometimes(job, which, k, cotangent):
+        if k == 1 and (error := next(failures, None)):
+            raise error
+        return strip(job, which, k, cotangent)
+
+    kernel, x = FidelityKernel(MAPS["reuploading"]), torch.from_numpy(samples(300))
+    weights = torch.ones(300, 300, dtype=torch.float64)
+    expected = _gradients(kernel, x, None, weights, False, pool)
+    monkeypatch.setattr(dqk._task._Job, "strip", sometimes)
+    found = _gradients(kernel, x, None, weights, False, pool)
+    assert torch.equal(found[0], expected[0])
+    assert next(failures, None) is None  # it did fail
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+def test_memory_of_evicted_blocks_is_used_again_only_when_nobody_reads_it(threads, monkeypatch):
+    """With room for two blocks every tile evicts one; the next states are written where it was."""
+    kernel, x = FidelityKernel(MAPS["reuploading"]), samples(700)
+    expected = kernel(x)
+    recycled = []
+    recycle = type(resolve("statevector", kernel.circuit)).recycle
+    monkeypatch.setattr(
+        type(resolve("statevector", kernel.circuit)),
+        "recycle",
+        lambda backend, block: (recycled.append(1), recycle(backend, block))[1],
+    )
+    monkeypatch.setattr(dqk._task._Job, "_blocks_that_fit", lambda job: 2)
+    with InlinePool(threads) as pool:
+        for _ in range(5):
+            assert np.array_equal(gram(kernel, x, executor=pool), expected)
+    assert recycled
+
+
+class _Silent(InlinePool):
+    """Its workers never answer a probe, as if the disk that they look at were gone; they can be ended and replaced."""
+
+    kills = True
+
+    def start(self):
+        super().start()
+        self.killed, self._names = 0, iter(f"inline-{k}" for k in range(1000))
+        self._lost = []
+
+    def submit(self, worker, ticket, task):
+        pass
+
+    def workers(self):
+        return tuple(dataclasses.replace(worker, id=f"{worker.id} {self.killed}") for worker in super().workers())
+
+    def kill(self, worker):
+        self.killed += 1
+        self._lost += [Lost(worker, "killed, as asked"), Joined(self.workers()[0])]
+
+    def poll(self, timeout_s):
+        found, self._lost = self._lost, []
+        return found
+
+
+def test_workers_that_do_not_answer_the_probe_are_ended(monkeypatch, tmp_path):
+    monkeypatch.setattr(dqk._stored, "_POLICY", dataclasses.replace(dqk._stored._POLICY, hang_least_s=0.01))
+    with _Silent(1) as pool, pytest.raises(ClusterError, match=r"did not answer within 0.01 s.*disk"):
+        gram(FidelityKernel(MAPS["reuploading"]), samples(10), executor=pool, store=tmp_path / "K.zarr")
+    assert pool.killed > 1
+
+
+def test_an_error_of_one_disk_is_tried_elsewhere_and_a_full_disk_ends_the_run(pool, monkeypatch, tmp_path):
+    kernel, x = FidelityKernel(MAPS["reuploading"]), samples(300)
+    commit = dqk.store.writer.TileWriter._commit
+    for number, ends in ((errno.EIO, False), (errno.ENOSPC, True)):
+        failures = iter([OSError(number, os.strerror(number))])
+
+        def sometimes(writer, tiles, failures=failures):
+            if error := next(failures, None):
+                raise error
+            return commit(writer, tiles)
+
+        monkeypatch.setattr(dqk.store.writer.TileWriter, "_commit", sometimes)
+        path = tmp_path / f"{number}.zarr"
+        if ends:
+            with pytest.raises(StoreError, match="No space left on device"):
+                gram(kernel, x, executor=pool, store=path)
+        assert np.array_equal(gram(kernel, x, executor=pool, store=path), kernel(x))
+        assert next(failures, None) is None  # it did fail
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"progress": None}, "progress is None, expected True, False"),
+        ({"progress": "yes"}, "progress is 'yes', expected True, False"),
+        ({"store": 123}, "store is 123, expected a path"),
+        ({"store": True}, "store is True, expected a path"),
+        ({"store": ""}, "store is '', expected a path"),
+    ],
+)
+def test_arguments_of_other_types(arguments, message):
+    with pytest.raises(InvalidInputError, match=message):
+        gram(FidelityKernel(MAPS["product"]), samples(4), **arguments)
+
+
+def test_a_seed_may_be_a_numpy_integer():
+    kernel, x = FidelityKernel(MAPS["product"], shots=20), samples(9)
+    assert np.array_equal(gram(kernel, x, seed=np.int64(3)), gram(kernel, x, seed=3))
+
+
+def test_a_pool_in_a_kernel_that_is_pickled(pool):
+    kernel = FidelityKernel(MAPS["product"], executor=pool)
+    with pytest.raises(UnsupportedError, match="cannot be pickled; give the kernel the executor's name"):
+        pickle.dumps(kernel)
 
 
 def test_a_tile_that_always_fails_is_named_with_its_cause_and_the_rest_is_stored(pool, monkeypatch, tmp_path):

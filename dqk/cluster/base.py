@@ -16,6 +16,8 @@ from typing import Self, TypeAlias
 
 import numpy as np
 
+from dqk.errors import UnsupportedError
+
 Arrays: TypeAlias = Mapping[str, np.ndarray]
 Buffer: TypeAlias = bytes | bytearray | memoryview | np.ndarray
 
@@ -88,6 +90,12 @@ class WorkerPool(abc.ABC):
 
     def __deepcopy__(self, memo: dict[int, object]) -> Self:
         return self  # scikit-learn copies estimators, and the kernels in them; workers are shared
+
+    def __reduce__(self) -> str:
+        raise UnsupportedError(
+            f"a pool of workers ({self.name}) cannot be pickled; give the kernel the executor's name, as in "
+            f"FidelityKernel(..., executor={self.name!r}), or none"
+        )
 
     def __enter__(self) -> Self:
         try:

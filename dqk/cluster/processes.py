@@ -199,12 +199,10 @@ class ProcessPool(WorkerPool):
     def _lose(self, member: _Process) -> list[PoolEvent]:
         self._forget(member)
         self._last_cause = member.cause()
-        if not member.joined:  # nor would another one in its place
-            return []
         if self._replacements:
             self._replacements -= 1
             self._launch(member.rank)
-        return [Lost(member.worker.id, self._last_cause)]
+        return [Lost(member.worker.id, self._last_cause)] if member.joined else []
 
     def _forget(self, member: _Process) -> None:
         del self._members[member.worker.id]

@@ -214,17 +214,18 @@ class Dispatch:
             self._returned.add(item, trouble.failed_on, trouble.suspect)
 
     def _remove(self, name: str, cause: str, actions: list[Action]) -> None:
-        """Takes a worker out; what it was computing counts as tried, what waited there does not."""
+        """Takes a worker out; what it may have been computing counts as tried, what waited there does not."""
         worker = self._crew.leave(name, cause)
         if worker is None:
             return
         self._fresh.release(name)
         for ticket in worker.tickets.values():
             self._land(ticket.left)
-        for ticket in worker.tickets.values():
+        doubtful = worker.started + self.policy.writing * worker.slots
+        for place, ticket in enumerate(worker.tickets.values()):
             for item in sorted(ticket.left):
                 if self._state[item] == _OPEN:
-                    if ticket.started is not None:
+                    if place < doubtful:
                         self._missed(item, f"worker {name} was lost while it computed this: {cause}").suspect = True
                     self._put_back(item, actions)
 

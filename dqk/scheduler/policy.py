@@ -16,6 +16,8 @@ class Policy:
         max_retries: an item is tried once and so many times more, on another worker if one lives.
         window: assignments in flight for each slot of a worker: one computes, the others wait, so that no slot waits for a
             message.
+        writing: how many of them its slot may have computed already and be writing: if the worker is lost, the one after those
+            may be what killed it.
         message_s: predicted seconds of work in an assignment; less towards the end, more if a single item takes longer.
         hang_factor: a worker that needs so many times the predicted time is killed; infinity where workers cannot be killed.
         hang_least_s: it is never killed sooner: compiled code may have to be made first.
@@ -24,13 +26,14 @@ class Policy:
 
     max_retries: int = 2
     window: int = 2
+    writing: int = 0
     message_s: float = 0.25
     hang_factor: float = 30.0
     hang_least_s: float = 120.0
     hedge: bool = True
 
     def __post_init__(self) -> None:
-        least = {"max_retries": 0, "window": 1, "message_s": 0.0, "hang_factor": 1.0, "hang_least_s": 0.0}
+        least = {"max_retries": 0, "window": 1, "writing": 0, "message_s": 0.0, "hang_factor": 1.0, "hang_least_s": 0.0}
         wrong = [
             f"{name}: {getattr(self, name)}, expected at least {bound:g}"
             for name, bound in least.items()

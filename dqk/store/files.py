@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 from collections.abc import Collection, Iterator
@@ -134,4 +135,9 @@ def explained(doing: str, advice: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StoreError(f"cannot {doing}: {error.strerror or error}; {advice}") from error
+        found = StoreError(f"cannot {doing}: {error.strerror or error}; {advice}")
+        found.transient = error.errno not in _EVERYWHERE
+        raise found from error
+
+
+_EVERYWHERE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENOENT, errno.EACCES, errno.EPERM}

@@ -69,8 +69,10 @@ class TileWriter:
         with explained(f"write {first} of {self.path}", advice):
             try:
                 return self._commit(tiles)
-            except BaseException:
+            except BaseException as error:
                 self._abandon()
+                if isinstance(error, OSError):  # a driver that took over has removed the temporary files
+                    self._check_lease()
                 raise
 
     def _check(self, row: int, column: int, values: np.ndarray) -> None:

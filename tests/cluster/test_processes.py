@@ -148,7 +148,7 @@ def test_processes_that_cannot_start_are_not_tried_for_ever(tmp_path: Path, monk
     monkeypatch.setattr(sys, "executable", str(broken))
     with (
         ProcessPool(2) as pool,
-        pytest.raises(ClusterError, match="ended with exit code 3 before it was ready.* 2 were"),
+        pytest.raises(ClusterError, match="ended with exit code 3 before it was ready.* 8 were"),
     ):
         for _ in range(5):
             assert pool.poll(5.0) == []

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from dqk import FidelityKernel, gram
 from dqk.cluster import InlinePool, open_pool
 from dqk.kernels.feature_maps import reuploading_feature_map
+from tests.cluster.mpi_programs.gradients import gradients_on
 from tests.requirements import mpiexec, require
 
 N, QUBITS = 420, 5
@@ -35,6 +37,21 @@ def expected(samples):
     return found
 
 
+@pytest.fixture(scope="module")
+def gradients(samples):
+    """With respect to both sets of samples and the parameters, of one thread; those of dense matrices to rounding."""
+    with InlinePool(1) as pool:
+        found = gradients_on(pool, samples)
+    for ours, dense in zip(found, gradients_on(None, samples, "reference"), strict=True):
+        np.testing.assert_allclose(ours, dense, rtol=1e-9, atol=1e-9)
+    return found
+
+
+def check_gradients(pool, samples, expected):
+    for ours, theirs in zip(gradients_on(pool, samples), expected, strict=True):
+        assert np.array_equal(ours, theirs)
+
+
 def check(pool, samples, expected):
     for case, values in expected.items():
         kernel = FidelityKernel(reuploading_feature_map(QUBITS), shots=100 if case == "sampled" else None)
@@ -43,15 +60,17 @@ def check(pool, samples, expected):
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3])
-def test_processes(workers, samples, expected):
+def test_processes(workers, samples, expected, gradients):
     with open_pool("processes", workers) as pool:
         check(pool, samples, expected)
+        check_gradients(pool, samples, gradients)
 
 
-def test_ray(samples, expected, ray_cluster):
+def test_ray(samples, expected, gradients, ray_cluster):
     for workers in (1, 2, 3):
         with open_pool("ray", workers) as pool:
             check(pool, samples, expected)
+            check_gradients(pool, samples, gradients)
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 4])
@@ -63,6 +82,20 @@ def test_mpi(ranks, samples, expected, tmp_path):
         document = json.loads(subprocess.run([mpiexec(), *run], **captured()).stdout)
         assert np.array_equal(np.load(tmp_path / f"{case}.npy"), expected[case])
         assert len(document["workers"]) == ranks
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 4])
+def test_gradients_on_mpi(ranks, samples, gradients, tmp_path):
+    require("mpi")
+    np.save(tmp_path / "X.npy", samples)
+    program = Path(__file__).parent / "mpi_programs" / "gradients.py"
+    run = ["-n", str(ranks), sys.executable, "-m", "mpi4py", str(program), str(tmp_path)]
+    done = subprocess.run([mpiexec(), *run], **captured(PYTHONPATH=str(Path(__file__).parents[2])))
+    assert done.returncode == 0, done.stderr
+    for rank in range(ranks):  # all of them have the result
+        with np.load(tmp_path / f"rank{rank}.npz") as found:
+            for ours, theirs in zip((found["x"], found["y"], found["params"]), gradients, strict=True):
+                assert np.array_equal(ours, theirs)
 
 
 def command(folder, case, executor, out="npy"):

@@ -302,6 +302,33 @@ def test_two_even_workers_do_nothing_twice():
     assert model.dispatch.statistics.hedged == 0
 
 
+@given(
+    st.integers(1, 60),
+    st.integers(0, 59),
+    st.integers(1, 3),
+    st.sampled_from([0.02, 0.1, 1.0, 100.0]),
+    st.lists(st.integers(0, 10**6), min_size=1, max_size=50),
+)
+@settings(max_examples=200, deadline=None)
+def test_who_only_waited_for_the_disk_is_not_given_up_for_a_killer(n_items, killer, workers, message_s, order):
+    """A worker computes its second assignment while its first one is being written."""
+    killer %= n_items
+    model = Model(n_items, Policy(window=3, writing=1, message_s=message_s, hedge=False))
+    for _ in range(workers):
+        model.join()
+    for step, _ in enumerate(until(lambda: model.dispatch.finished)):
+        model.now += 0.1
+        busy = sorted(worker for worker in model.slots if model.of(worker))
+        worker = busy[order[step % len(order)] % len(busy)]
+        if any(killer in model.tickets[ticket][1] for ticket in model.of(worker)[:2]):
+            model.lose(worker, "killed")
+            model.join()
+        else:
+            model.report(model.of(worker)[0])
+    assert model.given_up.keys() == {killer}
+    assert sorted([*model.accepted, killer]) == list(range(n_items))
+
+
 def test_a_run_whose_workers_only_die_is_hopeless_and_a_lost_node_is_not():
     model = Model(1000, Policy(max_retries=2, message_s=0.01))
     names = [model.join() for _ in range(8)]
