@@ -7,8 +7,8 @@ that this machine allows. Start-up is timed apart; the order turns round every t
 scheduling costs the driver. About seven minutes on an otherwise idle machine; the last line is one JSON document.
 
 On a virtual machine, memory that is touched for the first time may cost milliseconds per MiB, and what one side gives back may
-keep the kernel busy while the next one runs. So workers hold few states (not the ranks of MPI, one of which holds the result,
-too), and every side waits until the machine is idle.
+keep the kernel busy while the next one runs. So the matrix is small for its work, every process is held to 512 MiB of states, and
+every side waits until the machine is idle.
 """
 
 from __future__ import annotations
@@ -25,12 +25,11 @@ from pathlib import Path
 import numpy as np
 from timing import machine
 
-QUBITS, LAYERS = 12, 3
-STATES_MIB = 256  # that a worker may hold
+MEMORY_MIB = "512"
+QUBITS, LAYERS, SIDE = 14, 3, 64  # side of a tile
 ONE_THREAD = dict.fromkeys(
     ("DQK_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1"
-)
-BOUNDED = {"DQK_MEMORY_MIB": str(STATES_MIB)}
+) | {"DQK_MEMORY_MIB": MEMORY_MIB}
 
 
 def samples(n: int) -> np.ndarray:
@@ -89,16 +88,11 @@ def bare(n: int, part: int, parts: int) -> None:
     tiles = job.plan(angles, None).tiles.tolist()
     work = _Job(job.arrays(angles, None, shared))
     work.tile(0, 0)
-    result = np.empty((n, n))
     print("ready", flush=True)
     sys.stdin.readline()
-    side = job.side(angles.dtype)
-    for row, column in tiles[part * len(tiles) // parts : (part + 1) * len(tiles) // parts]:
-        value = work.tile(row, column)
-        r, c = (slice(k * side, k * side + length) for k, length in zip((row, column), value.shape, strict=True))
-        result[r, c] = value
-        result[c, r] = value.T
+    kept = [work.tile(*tile) for tile in tiles[part * len(tiles) // parts : (part + 1) * len(tiles) // parts]]
     print("done", flush=True)
+    assert len(kept) >= len(tiles) // parts
 
 
 def run_bare(n: int, parts: int) -> tuple[float, float, float]:
@@ -111,7 +105,7 @@ def run_bare(n: int, parts: int) -> tuple[float, float, float]:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env=os.environ | ONE_THREAD | BOUNDED,
+            env=os.environ | ONE_THREAD,
         )
         for k in range(parts)
     ]
@@ -134,10 +128,7 @@ def run_pool(name: str, workers: int, x: np.ndarray) -> tuple[float, float, floa
     from dqk.cluster import open_pool
 
     began = time.perf_counter()
-    if name != "inline":
-        os.environ.update(BOUNDED)  # the workers inherit it
     with open_pool(name, workers) as pool:
-        os.environ.pop(*BOUNDED, None)  # this process holds the result
         timed(pool, x[:256])
         start = time.perf_counter() - began
         settle()
@@ -200,8 +191,9 @@ def cost_of_scheduling(n: int) -> None:
 def run_scheduling(n: int) -> dict[str, float]:
     """In a process of its own, as the peak of memory never sinks."""
     own = [sys.executable, __file__, "--size", str(n), "--scheduling"]
-    done = subprocess.run(own, env=os.environ | ONE_THREAD, capture_output=True, text=True, check=True)
-    found, tiles = json.loads(done.stdout.splitlines()[-1]), tiles_of(n)
+    one_thread = {name: value for name, value in ONE_THREAD.items() if name != "DQK_MEMORY_MIB"}
+    done = subprocess.run(own, env=os.environ | one_thread, capture_output=True, text=True, check=True)
+    found, tiles = json.loads(done.stdout.splitlines()[-1]), tiles_of(n, 128)
     return {
         "tiles": tiles,
         "driver_ms_per_tile": 1e3 * found["cpu"] / tiles,
@@ -210,9 +202,9 @@ def run_scheduling(n: int) -> dict[str, float]:
     }
 
 
-def tiles_of(n: int) -> int:
-    """Tiles of side 128 in the triangle of a matrix."""
-    blocks = -(-n // 128)
+def tiles_of(n: int, side: int) -> int:
+    """Tiles in the triangle of a matrix."""
+    blocks = -(-n // side)
     return blocks * (blocks + 1) // 2
 
 
@@ -232,14 +224,14 @@ def measure(n: int, names: tuple[str, ...], rounds: int) -> tuple[dict[str, list
             seconds.setdefault(f"{name} {workers}", []).append(wall)
             notes[f"{name} {workers}: start-up, s"] = start
             if name in ("ray", "processes"):
-                notes[f"{name} {workers}: driver CPU per tile, ms"] = 1e3 * cpu / tiles_of(n)
+                notes[f"{name} {workers}: driver CPU per tile, ms"] = 1e3 * cpu / tiles_of(n, SIDE)
             print(f"{name:10s} {workers} workers  {wall:7.2f} s", flush=True)
     return seconds, notes
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--size", type=int, default=9_600, help="samples (default: 2,850 tiles, 30 s for one worker)")
+    parser.add_argument("--size", type=int, default=4_224, help="samples (default: 2,211 tiles, 30 s for one worker)")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--processes", action="store_true", help="also measure the process pool")
     parser.add_argument("--json", type=Path, help="also write the result to this file")
@@ -253,6 +245,7 @@ def main() -> None:
         return rank(given.size)
     if given.scheduling:
         return cost_of_scheduling(given.size)
+    os.environ["DQK_MEMORY_MIB"] = MEMORY_MIB
     pools = ("ray", "mpi", "processes") if given.processes else ("ray", "mpi")
     seconds, notes = measure(given.size, ("bare", *pools, "inline"), given.rounds)
 
@@ -260,7 +253,7 @@ def main() -> None:
         """Median over the rounds, each of which has both sides."""
         return statistics.median(a / b for a, b in zip(seconds[over], seconds[under], strict=True))
 
-    print(f"\n{given.size} samples, {QUBITS} qubits, {LAYERS} layers, {tiles_of(given.size)} tiles; {machine()}")
+    print(f"\n{given.size} samples, {QUBITS} qubits, {LAYERS} layers, {tiles_of(given.size, SIDE)} tiles; {machine()}")
     ratios = {name: round(ratio(f"{name} 1", f"{name} 2"), 4) for name in (*pools, "bare")}
     document = {
         **ratios,
@@ -274,6 +267,7 @@ def main() -> None:
         )
     for note, value in notes.items():
         print(f"{note}: {value:.2f}")
+    del os.environ["DQK_MEMORY_MIB"]
     scheduling = [run_scheduling(n) for n in (8_960, 18_048)]
     for found in scheduling:
         print(", ".join(f"{name} {value:.3g}" for name, value in found.items()) + " (Ray, tiles of 2 qubits)")

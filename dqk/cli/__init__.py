@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -61,6 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         arguments: as typed after the program's name; None for those of the process.
     """
     program = typer.main.get_command(app)
+    warnings.formatwarning = lambda message, *_: f"warning: {message}\n"  # without lines of our source
     _without_flag_types(program)
     try:
         program(arguments, prog_name="dqk")

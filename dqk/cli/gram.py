@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import time
 from collections.abc import Iterator
@@ -110,7 +111,12 @@ def _seed(seed: int | None, shots: int | None) -> int | None:
 
 
 def _destination(
-    out: Path, resume: bool, take_over: bool, shard: str | None, trace: Path | None, timeline: Path | None
+    out: Path,
+    resume: bool,
+    take_over: bool,
+    shard: str | None,
+    trace: Path | None,
+    timeline: Path | None,
 ) -> Any:
     """The store, or None for an array in memory that is saved at the end."""
     from dqk._stored import Destination
@@ -134,6 +140,8 @@ def _destination(
     ):
         if path is not None and not path.parent.is_dir():
             problems.append(f"{name} {path}: there is no folder {path.parent}")
+        elif path is not None and not os.access(path.parent, os.W_OK):
+            problems.append(f"{name} {path}: the folder {path.parent} cannot be written to")
         if path is not None and path.suffix != suffix:
             problems.append(f"{name} {path} ends in {path.suffix!r}, expected {suffix}")
     part = None
@@ -241,7 +249,7 @@ def _save(out: Path, matrix: Any) -> None:
         with temporary.open("wb") as file:
             np.save(file, matrix)
         temporary.replace(out)
-    except OSError:
+    except BaseException:
         temporary.unlink(missing_ok=True)
         raise
 

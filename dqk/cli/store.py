@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 
 from dqk.cli.output import print_json, stdout, table
 from dqk.errors import InvalidInputError
@@ -35,9 +36,9 @@ def info(path: _Store, json: _Json = False) -> None:
     if json:
         print_json(document)
         return
-    shown = table("store", str(path))
+    shown = table("store", escape(str(path)))
     for name, value in document.items():
-        shown.add_row(name.replace("_", " "), _text(value))
+        shown.add_row(name.replace("_", " "), escape(_text(value)))
     stdout().print(shown)
 
 

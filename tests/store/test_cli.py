@@ -59,6 +59,12 @@ def test_info(run) -> None:
     assert shown.code == 0 and str(digest) in shown.out and "21 x 21" in shown.out and "cosines" in shown.out
 
 
+def test_brackets_in_a_path_are_no_markup(run) -> None:
+    compute(Path("K[/bold].zarr"), 21)
+    shown = run("info", "K[/bold].zarr")
+    assert shown.code == 0 and "K[/bold].zarr" in shown.out
+
+
 def test_verify(run) -> None:
     digest = compute(Path("K.zarr"), 21)
     good = run("verify", "K.zarr")
