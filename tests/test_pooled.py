@@ -41,6 +41,7 @@ def pool(request):
 def test_a_pool_computes_the_bits_of_the_inline_path(name, dtype, pool):
     kernel, x, y = FidelityKernel(MAPS[name]), samples(300).astype(dtype), samples(150).astype(dtype)
     assert np.array_equal(gram(kernel, x, executor=pool), kernel(x))
+    assert np.array_equal(gram(kernel, x, executor=pool, log=True), gram(kernel, x, log=True))
     assert np.array_equal(gram(kernel, x, y, executor=pool), kernel(x, y))
     assert np.array_equal(gram(kernel, x, y, executor=pool, log=True), gram(kernel, x, y, log=True))
 
@@ -319,6 +320,41 @@ def test_a_backend_object_does_not_travel():
 
     with InlinePool(1) as pool, pytest.raises(UnsupportedError, match="workers open a backend by its name"):
         gram(FidelityKernel(zz_feature_map(2), backend=StatevectorBackend()), samples(5, 2), executor=pool)
+
+
+def test_every_tile_has_shots_of_its_own(pool):
+    """Where two tiles have the same probabilities, in a row or in a column, their frequencies differ."""
+    block, other = samples(128), samples(128)
+    kernel = FidelityKernel(MAPS["reuploading"])
+    for x, first, second in (
+        (np.concatenate([other, block, block]), (0, 1), (0, 2)),
+        (np.concatenate([block, block, other]), (0, 2), (1, 2)),
+    ):
+        exact, found = kernel(x), gram(FidelityKernel(kernel.feature_map, shots=50), x, executor=pool, seed=1)
+        a, b = (tuple(slice(128 * k, 128 * k + 128) for k in place) for place in (first, second))
+        assert np.array_equal(exact[a], exact[b]) and not np.array_equal(found[a], found[b])
+
+
+def test_a_worker_whose_driver_lost_the_lease_writes_nothing(pool, monkeypatch, tmp_path):
+    header = dqk._stored._Work.header
+
+    def stale(work, worker):
+        found = header(work, worker)
+        return {**found, "lease": found["lease"].partition(":")[0] + ":of another driver"}
+
+    monkeypatch.setattr(dqk._stored._Work, "header", stale)
+    with pytest.raises(StoreError, match="lost its lease"):
+        gram(FidelityKernel(MAPS["product"]), samples(10), executor=pool, store=tmp_path / "K.zarr")
+    assert dqk.store.StoredGram(tmp_path / "K.zarr").done == 0
+
+
+def test_a_driver_shows_that_it_lives(pool, monkeypatch, tmp_path):
+    beats = []
+    refresh = dqk.store.GramStore.refresh
+    monkeypatch.setattr(dqk._stored, "_HEARTBEAT_S", 0.0)
+    monkeypatch.setattr(dqk.store.GramStore, "refresh", lambda store: (beats.append(1), refresh(store)))
+    gram(FidelityKernel(MAPS["product"]), samples(300), executor=pool, store=tmp_path / "K.zarr")
+    assert beats
 
 
 def test_growth_compares_the_samples_of_the_ragged_block_too(tmp_path):

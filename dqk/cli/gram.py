@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
@@ -244,7 +245,7 @@ def _save(out: Path, matrix: Any) -> None:
     """Under its name only when it is whole."""
     import numpy as np
 
-    temporary = out.with_name(f".{out.name}.part")
+    temporary = out.with_name(f".{out.name}.{uuid.uuid4().hex[:8]}.part")
     try:
         with temporary.open("wb") as file:
             np.save(file, matrix)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -81,7 +82,9 @@ def test_a_node_that_dies_costs_its_tiles_only(samples, expected, ray_cluster):
         if node in ray_cluster.list_all_nodes():
             ray_cluster.remove_node(node, allow_graceful=False)
     assert np.array_equal(found, expected)
-    assert watch.strike is None
+    seen = watch.statistics
+    assert watch.strike is None and seen.accepted == 78
+    assert seen.hedged + seen.retries + seen.lost_workers > 0  # what the node had was computed elsewhere
 
 
 def test_a_worker_that_is_killed_before_it_commits(samples, expected, tmp_path):
@@ -92,8 +95,12 @@ def test_a_worker_that_is_killed_before_it_commits(samples, expected, tmp_path):
     assert np.array_equal(found, expected) and watch.losses
 
 
-def test_without_a_shared_disk_the_driver_writes(samples, expected, tmp_path, monkeypatch):
-    monkeypatch.setattr(_Work, "admit", lambda work, worker, answer: None)
+@pytest.mark.parametrize("theirs", ["nothing", "another number"])
+def test_without_a_shared_disk_the_driver_writes(theirs, samples, expected, tmp_path, monkeypatch):
+    """Workers find no question where the driver put it, or that of another disk with the same paths."""
+    probe = _Work.probe
+    (tmp_path / "another number").write_text("0123")
+    monkeypatch.setattr(_Work, "probe", lambda work, worker: {**probe(work, worker), "nonce": str(tmp_path / theirs)})
     with open_pool("processes", 2) as pool:
         found = gram(KERNEL, samples[:700], executor=pool, store=tmp_path / "K.zarr")
     assert np.array_equal(found, expected[:700, :700])
@@ -105,14 +112,17 @@ def test_a_signal_leaves_a_store_that_resumes(number, samples, expected, tmp_pat
     np.save(tmp_path / "X.npy", samples)
     program = [sys.executable, "-m", "dqk", "gram", "X.npy", "--feature-map", "reuploading", "-o", "K.zarr", "--json"]
     options = {"cwd": tmp_path, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen([*program, "--executor", "processes", "--workers", "2"], **options) as child:
-        deadline = time.monotonic() + 120
-        while not _lines(tmp_path / "K.zarr" / "journal") and time.monotonic() < deadline and child.poll() is None:
-            time.sleep(0.002)
-        child.send_signal(number)
-        _, err = child.communicate(timeout=60)
-    if child.returncode:  # else it was faster than the signal
-        assert child.returncode == 128 + number and "--resume" in err and "Traceback" not in err, err
+    for _ in range(5):  # it may be faster than the signal
+        shutil.rmtree(tmp_path / "K.zarr", ignore_errors=True)
+        with subprocess.Popen([*program, "--executor", "processes", "--workers", "2"], **options) as child:
+            deadline = time.monotonic() + 120
+            while not _lines(tmp_path / "K.zarr" / "journal") and time.monotonic() < deadline and child.poll() is None:
+                time.sleep(0.002)
+            child.send_signal(number)
+            _, err = child.communicate(timeout=60)
+        if child.returncode:
+            break
+    assert child.returncode == 128 + number and "--resume" in err and "Traceback" not in err, err
     done = subprocess.run([*program, "--resume"], cwd=tmp_path, capture_output=True, text=True, timeout=200)
     assert json.loads(done.stdout)["computed"] < 78
     assert np.array_equal(StoredGram(tmp_path / "K.zarr"), expected)

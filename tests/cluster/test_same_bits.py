@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 
 from dqk import FidelityKernel, gram
+from dqk._stored import Destination
 from dqk.cluster import InlinePool, open_pool
 from dqk.kernels.feature_maps import reuploading_feature_map
+from dqk.store import StoredGram
 from tests.cluster.mpi_programs.gradients import gradients_on
 from tests.requirements import mpiexec, require
 
@@ -111,18 +113,51 @@ def captured(**environment):
 
 
 @pytest.mark.faults
-def test_killed_and_resumed(samples, expected, tmp_path):
-    from dqk.store import StoredGram
-
+@pytest.mark.parametrize("case", CASES)
+def test_killed_and_resumed(case, samples, expected, tmp_path):
     np.save(tmp_path / "X.npy", samples)
-    program = [sys.executable, "-m", "dqk", *command(tmp_path, "exact", "inline", "zarr")]
+    program = [sys.executable, "-m", "dqk", *command(tmp_path, case, "inline", "zarr"), *CASES[case]]
     first = subprocess.run([*program, "--workers", "1"], **captured(DQK_FAILPOINT="after_journal:2"))
     assert first.returncode == -signal.SIGKILL
-    left = 10 - StoredGram(tmp_path / "exact.zarr").done
+    left = 10 - StoredGram(tmp_path / f"{case}.zarr").done
     assert 0 < left < 10
     second = json.loads(subprocess.run([*program, "--resume"], **captured()).stdout)
     assert second["computed"] == left
-    assert np.array_equal(StoredGram(tmp_path / "exact.zarr"), expected["exact"])
+    assert np.array_equal(StoredGram(tmp_path / f"{case}.zarr"), expected[case])
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_grown_and_from_shards(case, samples, expected, tmp_path):
+    kernel = FidelityKernel(reuploading_feature_map(QUBITS), shots=100 if case == "sampled" else None)
+    seed = 5 if case == "sampled" else None
+    for count in (130, 256, N):
+        grown = gram(kernel, samples[:count], store=tmp_path / "grown.zarr", seed=seed)
+    for part in (2, 1, 3):
+        parts = gram(kernel, samples, store=Destination(tmp_path / "parts.zarr", shard=(part, 3)), seed=seed)
+    for found in (grown, parts):
+        assert np.array_equal(found, expected[case])
+    assert grown.digest == parts.digest
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_digests_that_the_command_prints(case, samples, tmp_path, ray_cluster):
+    require("mpi")
+    np.save(tmp_path / "X.npy", samples)
+    ray = {name: os.environ[name] for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN")} | {
+        "RAY_ADDRESS": ray_cluster.address
+    }
+    starts = {
+        "inline": ([sys.executable], [], {}),
+        "ray": ([sys.executable], ["--workers", "2"], ray),
+        "mpi": ([mpiexec(), "-n", "2", sys.executable, "-m", "mpi4py"], [], {}),
+    }
+    digests = {}
+    for executor, (start, options, environment) in starts.items():
+        rest = [*command(tmp_path, executor, executor, "zarr"), *options, *CASES[case]]
+        done = subprocess.run([*start, "-m", "dqk", *rest], **captured(**environment))
+        assert done.returncode == 0, done.stderr
+        digests[executor] = json.loads(done.stdout)["digest"]
+    assert len(set(digests.values())) == 1 and len(digests["inline"]) >= 32
 
 
 def test_another_blas_is_another_class_but_agrees_with_itself(samples, tmp_path):
