@@ -77,6 +77,11 @@ class OnPool:
 
     def everywhere(self, digest: str, drive: Callable[[WorkerPool], Arrays]) -> Arrays:
         """Runs in this process."""
+        if self.pool.inherited:
+            raise ClusterError(
+                f"this {self.pool.name} pool was opened before this process was forked off: its workers answer the parent; open "
+                f"another one here, or name the executor (executor={self.pool.name!r})"
+            )
         with self.pool.lock:
             if not self.pool.opened:
                 raise ClusterError(

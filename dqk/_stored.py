@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import time
 import uuid
 from collections.abc import Collection, Sequence
@@ -113,9 +114,7 @@ class _Work(TileWork):
         return self
 
     def __exit__(self, *raised: object) -> None:
-        for path in [*self._folder.iterdir(), self._folder]:
-            with contextlib.suppress(OSError):
-                path.unlink() if path.is_file() else path.rmdir()
+        shutil.rmtree(self._folder, ignore_errors=True)  # gone already if another driver took over
 
     def probe(self, worker: Worker) -> dict[str, Any]:
         """Asks the worker to copy a random number from one file to another."""

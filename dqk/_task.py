@@ -320,7 +320,7 @@ def _strips(header: Header, extra: Arrays, arrays: Mapping[str, Arrays]) -> byte
     for item, which, k in header["strips"]:
         began = time.time()
         try:
-            angles, shared = job.strip(which, k, torch.from_numpy(extra[str(item)]))
+            angles, shared = job.strip(which, k, torch.from_numpy(np.array(extra[str(item)])))
         except Exception as error:
             failed.append((item, cause(error)))
             continue

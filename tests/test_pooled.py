@@ -206,6 +206,17 @@ def test_a_seed_may_be_a_numpy_integer():
     assert np.array_equal(gram(kernel, x, seed=np.int64(3)), gram(kernel, x, seed=3))
 
 
+def test_a_pool_is_opened_once_and_by_the_process_that_uses_it(pool, monkeypatch):
+    with pytest.raises(InvalidInputError, match="open already"):
+        pool.__enter__()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "getpid", lambda: -1)  # as in a forked child
+        with pytest.raises(ClusterError, match="forked off"):
+            gram(FidelityKernel(MAPS["product"]), samples(9), executor=pool)
+        pool.__exit__(None, None, None)
+    assert gram(FidelityKernel(MAPS["product"]), samples(9), executor=pool).shape == (9, 9)
+
+
 def test_a_pool_in_a_kernel_that_is_pickled(pool):
     kernel = FidelityKernel(MAPS["product"], executor=pool)
     with pytest.raises(UnsupportedError, match="cannot be pickled; give the kernel the executor's name"):

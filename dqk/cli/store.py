@@ -86,7 +86,10 @@ def verify(
     ] = False,
     json: _Json = False,
 ) -> None:
-    """Read every tile, compare it with its digest, print the digest of the matrix. Exit code 1 if tiles are damaged."""
+    """Read every tile, compare it with its digest, print the digest of the matrix.
+
+    Exit code 1 if tiles are damaged; tiles that are not computed yet are no damage.
+    """
     from dqk.store.check import verify
 
     found = verify(path, drop_damaged)

@@ -7,6 +7,7 @@ them. Who gets which task, what is retried and when all is done decides `dqk.sch
 from __future__ import annotations
 
 import abc
+import os
 import threading
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -16,7 +17,7 @@ from typing import Self, TypeAlias
 
 import numpy as np
 
-from dqk.errors import UnsupportedError
+from dqk.errors import InvalidInputError, UnsupportedError
 
 Arrays: TypeAlias = Mapping[str, np.ndarray]
 Buffer: TypeAlias = bytes | bytearray | memoryview | np.ndarray
@@ -85,6 +86,7 @@ class WorkerPool(abc.ABC):
     """Whether `kill` ends a worker that hangs; if not, hanging workers are waited for."""
     opened = False
     driven = False
+    _process = 0  # that opened it
     lock: AbstractContextManager[object] = nullcontext()
     """Held by whoever runs something on the open pool."""
 
@@ -98,19 +100,30 @@ class WorkerPool(abc.ABC):
         )
 
     def __enter__(self) -> Self:
+        if self.opened:
+            raise InvalidInputError(
+                f"the {self.name} pool is open already; use `with` once, and nest what uses it inside"
+            )
         try:
             self.start()
         except BaseException:
             self.close()
             raise
-        self.opened, self.lock = True, threading.RLock()
+        self.opened, self.lock, self._process = True, threading.RLock(), os.getpid()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self.inherited:
+            return
         self.opened = False
         self.close()
+
+    @property
+    def inherited(self) -> bool:
+        """Whether this is a forked child's copy of an open pool: the workers are the parent's."""
+        return self._process not in (0, os.getpid())
 
     @abc.abstractmethod
     def start(self) -> None:

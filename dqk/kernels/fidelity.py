@@ -48,6 +48,8 @@ class FidelityKernel(Kernel):
         self.feature_map = feature_map
         self.backend = backend
         self.shots = None if shots is None else whole_number("shots", shots, 1, "None (exact) or ")
+        if self.shots is not None and self.shots >= 2**53:
+            raise InvalidInputError(f"shots is {shots}, expected less than 2**53: frequencies are float64")
         self.executor = executor
         self.params = nn.Parameter(feature_map.initial_params()) if feature_map.n_params else None
 

@@ -9,6 +9,7 @@ import abc
 import math
 import warnings
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -253,6 +254,8 @@ class GatedRecurrence(nn.Module, abc.ABC):
             return self._without_autocast(input, hx)
         if isinstance(input, PackedSequence):
             return self._run_packed(input, hx)
+        if not isinstance(input, Tensor):
+            raise InvalidInputError(f"input is a {type(input).__name__}, expected a tensor or a PackedSequence")
         shape = input.shape
         if len(shape) not in (2, 3):
             raise InvalidInputError(f"input has shape {tuple(shape)}, expected {self._expected}")
@@ -272,9 +275,13 @@ class GatedRecurrence(nn.Module, abc.ABC):
     ) -> tuple[Tensor | PackedSequence, States]:
         """In the precision of the parameters: angles of 8 bits would be no angles."""
         weight = self._first.weight
-        states = None if hx is None else (hx[0].to(weight.dtype), hx[1].to(weight.dtype))
+
+        def cast(value: Any) -> Any:
+            return value.to(weight.dtype) if isinstance(value, Tensor | PackedSequence) else value
+
+        states: Any = tuple(map(cast, hx)) if isinstance(hx, tuple | list) else hx
         with torch.autocast(weight.device.type, enabled=False):
-            return self.forward(input.to(weight.dtype), states)
+            return self.forward(cast(input), states)
 
     def _run_packed(self, input: PackedSequence, hx: States | None) -> tuple[PackedSequence, States]:
         rows, sizes, order, inverse = input
@@ -341,6 +348,8 @@ class GatedRecurrence(nn.Module, abc.ABC):
         count = self.num_layers * self._n_directions
         expected = (count, batch, self.hidden_size) if batched else (count, self.hidden_size)
         for name, state in zip(("h_0", "c_0"), hx, strict=True):
+            if not isinstance(state, Tensor):
+                raise InvalidInputError(f"{name} is a {type(state).__name__}, expected a tensor")
             if tuple(state.shape) != expected:
                 raise InvalidInputError(
                     f"{name} has shape {tuple(state.shape)}, expected {expected}: (num_layers * directions, "
@@ -350,6 +359,8 @@ class GatedRecurrence(nn.Module, abc.ABC):
                 raise InvalidInputError(
                     f"{name} is {state.dtype} on {state.device}, the input {like.dtype} on {like.device}"
                 )
+            if not torch.isfinite(state.detach()).all():
+                raise InvalidInputError(f"{name} has values that are not finite")
         h, c = hx
         return (h, c) if batched else (h.unsqueeze(1), c.unsqueeze(1))
 

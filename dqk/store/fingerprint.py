@@ -138,7 +138,7 @@ class Fingerprint:
         found += _circuit_conflicts(self.circuit, new.circuit)
         if self.shared != new.shared:
             found.append("the shared angles (trained parameters) differ")
-        if self.side == new.side:
+        if self.side == new.side and self.circuit == new.circuit:  # angles of another circuit differ anyway
             rows = self.n_rows, new.n_rows
             found += _data_conflicts("rows", self.rows, new.rows, *rows, self.side, new.row_angles)
             if not self.symmetric and not new.symmetric:

@@ -80,6 +80,7 @@ class GramStore:
             own = leases.lease_name(shard)
             known = read_description(path)
             _require_same(path, known, fingerprint)
+            _make_folders(path)  # copies may lack those that are empty
             grows = known.grown_to(fingerprint)
             mark = path / _STARTED / ("whole" if shard is None else f"{shard[0]}-of-{shard[1]}")
             if not created and not resume:
@@ -183,6 +184,15 @@ def _difference(there: Mapping[str, str], here: Mapping[str, str]) -> str:
     return "; ".join(parts) or "unknown"
 
 
+def _folders(path: Path) -> list[Path]:
+    return [path / "c", path / journal.FOLDER, path / _STARTED, temporary_folder(path)]
+
+
+def _make_folders(path: Path) -> None:
+    for folder in _folders(path):
+        folder.mkdir(exist_ok=True)
+
+
 def _require_place(path: Path) -> None:
     """A folder that is a store or may become one."""
     if path.exists() and not path.is_dir():
@@ -191,7 +201,7 @@ def _require_place(path: Path) -> None:
         raise StoreError(
             f"there is no folder {path.parent} to put {path.name} into; make it with: mkdir -p {path.parent}"
         )
-    ours = ("c", journal.FOLDER, _STARTED, temporary_folder(path).name)
+    ours = [folder.name for folder in _folders(path)]
     with explained(f"read {path}", "check its permissions"):
         if path.is_dir() and not (path / DESCRIPTION).exists():
             begun = (".", leases.WHOLE, leases.OPENING)
@@ -203,9 +213,13 @@ def _require_place(path: Path) -> None:
 
 
 def _create(path: Path, fingerprint: Fingerprint) -> None:
+    if any(any(folder.iterdir()) for folder in (path / "c", path / journal.FOLDER) if folder.is_dir()):
+        raise StoreError(
+            f"{path} has tiles of a matrix, but no {DESCRIPTION} that says of which; restore that file from a copy, or remove "
+            f"{path} and compute it again"
+        )
     failpoint("store_created")
-    for folder in ("c", journal.FOLDER, _STARTED, temporary_folder(path).name):
-        (path / folder).mkdir(exist_ok=True)
+    _make_folders(path)
     describe(path, fingerprint)
     sync(path.parent)
     failpoint("store_described")

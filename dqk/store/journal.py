@@ -81,8 +81,8 @@ def _read_one(content: bytes, grid: Grid, entries: Entries) -> None:
                 entries.classes[current] = entry["numeric"]
                 continue
             (row, column), digest = entry["tile"], entry["digest"]
-            if len(bytes.fromhex(digest)) != DIGEST_BYTES:
-                raise ValueError(digest)
+            if len(bytes.fromhex(digest)) != DIGEST_BYTES or type(row) is not int or type(column) is not int:
+                raise ValueError(entry)
             if grid.has(row, column) and tuple(entry["extent"]) == grid.extent(row, column):
                 _add(entries, (row, column), digest, current)
         except (KeyError, TypeError, ValueError):

@@ -69,8 +69,10 @@ def load(store: Path, grid: Grid) -> State:
 
 def _present(store: Path, grid: Grid) -> set[Tile]:
     """Chunks whose files have the right size."""
-    present = set()
+    present: set[Tile] = set()
     size = grid.chunk_bytes
+    if not (store / "c").exists():
+        return present
     with explained(f"read the chunks of {store}", "check its permissions"), os.scandir(store / "c") as folders:
         for folder in folders:
             if not folder.name.isdigit():

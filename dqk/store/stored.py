@@ -12,7 +12,7 @@ import numpy as np
 
 from dqk._resources import require_memory
 from dqk.errors import StoreError
-from dqk.store.files import chunk_path, explained, read_description, sync
+from dqk.store.files import DESCRIPTION, chunk_path, explained, read_description, sync
 from dqk.store.fingerprint import Fingerprint
 from dqk.store.state import State, load
 
@@ -79,7 +79,12 @@ class StoredGram:
     def _zarr(self) -> Any:
         import zarr
 
-        return zarr.open_array(self.path, mode="r")
+        try:
+            return zarr.open_array(self.path, mode="r")
+        except (KeyError, TypeError, ValueError) as error:
+            raise StoreError(
+                f"{self.path / DESCRIPTION} is damaged: {error!r}; restore it from a copy, or compute the store again"
+            ) from error
 
     def __getitem__(self, key: Any) -> Any:
         with explained(f"read {self.path}", "check the disk, then run: dqk store verify"):

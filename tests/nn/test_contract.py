@@ -3,6 +3,7 @@
 import copy
 import inspect
 import io
+import math
 from collections.abc import Callable
 from itertools import product
 from typing import Any
@@ -372,6 +373,13 @@ BAD_INPUTS: dict[str, tuple[Any, Any, str]] = {
     ),
     "one state": (torch.ones(4, 2, 3), torch.ones(1, 2, 2), r"hx is a Tensor, expected a pair \(h_0, c_0\)"),
     "c_0": (torch.ones(4, 2, 3), (torch.ones(1, 2, 2), torch.ones(1, 2, 1)), "c_0 has shape"),
+    "a list": ([[1.0, 2.0, 3.0]], None, "input is a list, expected a tensor"),
+    "numbers": (torch.ones(4, 2, 3), (1, 2), "h_0 is a int, expected a tensor"),
+    "state nan": (
+        torch.ones(4, 2, 3),
+        (torch.ones(1, 2, 2), torch.full((1, 2, 2), math.nan)),
+        "c_0 has values that are not",
+    ),
     "state dtype": (torch.ones(4, 2, 3), (torch.ones(1, 2, 2).double(), torch.ones(1, 2, 2)), "h_0 is torch.float64"),
 }
 

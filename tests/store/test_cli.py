@@ -1,6 +1,8 @@
 """`dqk store`: one JSON document on standard output, exit codes, what to do next."""
 
 import json
+import os
+import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -8,6 +10,7 @@ import numpy as np
 import pytest
 
 from dqk.cli import main
+from dqk.errors import StoreError
 from dqk.store import GramStore
 from tests.store.problems import angles, compute, fill, fingerprint, matrix
 
@@ -57,6 +60,19 @@ def test_info(run) -> None:
     digest = compute(Path("K.zarr"), 21)
     shown = run("info", "K.zarr")
     assert shown.code == 0 and str(digest) in shown.out and "21 x 21" in shown.out and "cosines" in shown.out
+
+
+def test_a_store_without_its_folders_or_its_description(run) -> None:
+    """Copies lose empty folders; without the description nobody knows of what its tiles are."""
+    digest = compute(Path("K.zarr"), 21)
+    shutil.copytree("K.zarr", "whole.zarr")
+    for name in ("c", "journal", "started", "tmp"):
+        shutil.rmtree(f"K.zarr/{name}")
+        assert run("info", "K.zarr").code == 0
+        assert compute(Path("K.zarr"), 21) == digest
+    os.remove("whole.zarr/zarr.json")
+    with pytest.raises(StoreError, match="tiles of a matrix, but no zarr.json"):
+        compute(Path("whole.zarr"), 20)
 
 
 def test_brackets_in_a_path_are_no_markup(run) -> None:
