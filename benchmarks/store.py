@@ -3,8 +3,9 @@
     python benchmarks/store.py [--tiles 256] [--repeats 7] [--resume-tiles 100000] [--folder DIR]
 
 Both sides write the same tiles as the same chunk files (float64, side 128, crc32c, no compression) into a new array on the
-same disk. Plain zarr assigns each tile and makes nothing durable; the store writes, fsyncs, renames, fsyncs folders, computes
-digests and keeps its journal, in commits of 16 tiles. They alternate; medians. The last line is one JSON document.
+same disk. Plain zarr makes nothing durable and is given each tile alone, or 16 tiles in one assignment; the store writes,
+fsyncs, renames, fsyncs folders, computes digests and keeps its journal, in commits of 16 tiles. They alternate; medians; the
+ratio is that to the faster zarr. Its spread is large, because a disk's fsync is. The last line is one JSON document.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +36,7 @@ def fingerprint(n_rows: int, n_columns: int) -> Fingerprint:
     return Fingerprint.of({"gates": []}, "none", SIDE, ax, ay, np.zeros(0))
 
 
-def plain(folder: Path, tiles: list[np.ndarray], rows: int) -> Callable[[], None]:
+def plain(folder: Path, tiles: list[np.ndarray], rows: int, grouped: bool = False) -> Callable[[], None]:
     columns = len(tiles) // rows
     array = zarr.create_array(
         folder / "plain.zarr",
@@ -47,6 +49,10 @@ def plain(folder: Path, tiles: list[np.ndarray], rows: int) -> Callable[[], None
     )
 
     def run() -> None:
+        if grouped:
+            for row in range(rows):
+                array[row * SIDE : (row + 1) * SIDE] = np.hstack(tiles[row * columns : (row + 1) * columns])
+            return
         for k, values in enumerate(tiles):
             row, column = divmod(k, columns)
             array[row * SIDE : (row + 1) * SIDE, column * SIDE : (column + 1) * SIDE] = values
@@ -66,11 +72,11 @@ def durable(folder: Path, tiles: list[np.ndarray], rows: int) -> Callable[[], No
     return run
 
 
-def writing(base: Path, count: int, repeats: int) -> dict[str, float]:
-    """Median seconds per tile."""
+def writing(base: Path, count: int, repeats: int) -> dict[str, list[float]]:
+    """Seconds per tile in each round."""
     rng = np.random.default_rng(0)
     tiles = [rng.random((SIDE, SIDE)) for _ in range(count)]
-    sides = {"zarr": plain, "store": durable}
+    sides = {"zarr": plain, "zarr, 16 at once": partial(plain, grouped=True), "store": durable}
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for repeat in range(repeats + 1):
         for name in list(sides)[:: 1 if repeat % 2 == 0 else -1]:
@@ -81,7 +87,7 @@ def writing(base: Path, count: int, repeats: int) -> dict[str, float]:
             if repeat:  # the first round only warms up
                 seconds[name].append((time.perf_counter() - began) / count)
             shutil.rmtree(folder)
-    return {name: statistics.median(values) for name, values in seconds.items()}
+    return seconds
 
 
 def resuming(base: Path, count: int) -> float:
@@ -117,17 +123,20 @@ def main() -> None:
     )
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=given.folder) as folder:
-        per_tile = writing(Path(folder), given.tiles, given.repeats)
+        rounds = writing(Path(folder), given.tiles, given.repeats)
         seconds = resuming(Path(folder), given.resume_tiles)
+    per_tile = {name: statistics.median(values) for name, values in rounds.items()}
     mib = SIDE * SIDE * 8 / 2**20
     for name, value in per_tile.items():
-        print(f"{name:6} {value * 1e3:7.3f} ms per tile, {mib / value:7.0f} MiB/s")
-    ratio = per_tile["zarr"] / per_tile["store"]
+        low, high = 1e3 * min(rounds[name]), 1e3 * max(rounds[name])
+        print(f"{name:16} {value * 1e3:7.3f} ms per tile ({low:.3f} to {high:.3f}), {mib / value:7.0f} MiB/s")
+    ratio = min(value for name, value in per_tile.items() if name != "store") / per_tile["store"]
     print(
         f"the store writes durably at {ratio:.2f} times the speed of plain zarr {zarr.__version__}, which is not durable"
     )
     print(f"resume of {given.resume_tiles:,} tiles: {seconds:.2f} s")
-    result = {"write_ratio": ratio, "ms_per_tile": {k: v * 1e3 for k, v in per_tile.items()}, "resume_s": seconds}
+    milliseconds = {name: [round(1e3 * value, 4) for value in values] for name, values in rounds.items()}
+    result = {"write_ratio": ratio, "ms_per_tile": milliseconds, "resume_s": seconds}
     print(
         json.dumps(
             {**result, "tiles": given.tiles, "resume_tiles": given.resume_tiles, "zarr": zarr.__version__, **machine()}

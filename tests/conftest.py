@@ -1,6 +1,7 @@
 """What holds for every test: how hypothesis searches, how many threads torch takes, that no process is left behind."""
 
 import os
+import signal
 from collections.abc import Iterator
 
 import hypothesis
@@ -17,6 +18,10 @@ hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatabl
 
 # One torch thread: parallelism is over tiles and samples, and idle thread pools spin against each other on few cores.
 torch.set_num_threads(1)
+
+# A shell has its background jobs ignore Ctrl-C, and so would everything that a test starts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
