@@ -205,12 +205,8 @@ class RayPool(WorkerPool):
 
     def close(self) -> None:
         """Ends the actors, and Ray if it is our own. If Ray was shut down before, all that is over already."""
-        if not self._current():
-            self._calls.clear()
-            self._members.clear()
-        members = list(self._members.values())
-        stays = [ref for ref, call in self._calls.items() if call.method == "stay"]
-        for member in members:
+        stays = [ref for ref, call in self._calls.items() if call.method == "stay"] if self._current() else []
+        for member in self._members.values():
             self._end(member)
         if stays:
             self._ray.wait(stays, num_returns=len(stays), timeout=_CLOSE_S, fetch_local=False)
