@@ -11,6 +11,7 @@ import pytest
 from dqk import _calibration
 from dqk.cli import doctor as module
 from dqk.cli import main
+from tests.requirements import require
 
 
 @pytest.fixture
@@ -53,10 +54,9 @@ def test_facts(run, monkeypatch):
 
 
 def test_mpi_library_is_named():
-    pytest.importorskip("mpi4py")
+    require("mpi")
     found = module._mpi()
-    if not found["available"]:
-        pytest.skip(found["why"])
+    assert found["available"], found["why"]
     command = [sys.executable, "-c", "from mpi4py import MPI; print(MPI.get_vendor()[0])"]
     vendor = subprocess.run(command, capture_output=True, text=True, timeout=60).stdout.strip()
     assert vendor.lower() in found["library"].lower()
