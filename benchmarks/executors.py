@@ -3,24 +3,30 @@
     python benchmarks/executors.py
 
 Every side computes the same tiles with single-threaded workers. `bare` are processes without any communication: the ratio
-that this machine allows. Start-up is timed apart; the order turns round every time. Then small tiles, 10,011 at most, show what
-scheduling costs the driver. About seven minutes on an otherwise idle machine; the last line is one JSON document.
+that this machine allows. All sides are started first, which is not timed; then they take turns with a matrix of some ten
+seconds for one worker, other samples every round, the order turned round every time. A ratio is the median over the rounds
+of what stood side by side, since the speed of such machines changes by a tenth within minutes. Then small tiles, 10,011 at
+most, show what scheduling costs the driver. Seven minutes on an otherwise idle machine; the last line is one JSON document.
 
 On a virtual machine, memory that is touched for the first time may cost milliseconds per MiB, and what one side gives back may
 keep the kernel busy while the next one runs. So the matrix is small for its work, every process is held to 512 MiB of states, and
-every side waits until the machine is idle.
+every turn waits until the machine is idle.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 from timing import machine
@@ -32,8 +38,8 @@ ONE_THREAD = dict.fromkeys(
 ) | {"DQK_MEMORY_MIB": MEMORY_MIB}
 
 
-def samples(n: int) -> np.ndarray:
-    return np.random.default_rng(0).uniform(-1, 1, (n, QUBITS))
+def samples(n: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).uniform(-1, 1, (n, QUBITS))
 
 
 def kernel():
@@ -43,17 +49,8 @@ def kernel():
     return FidelityKernel(reuploading_feature_map(QUBITS, layers=LAYERS))
 
 
-def timed(pool, x: np.ndarray) -> tuple[float, float]:
-    """Seconds of wall time, and of this process's own CPU time."""
-    from dqk import gram
-
-    wall, cpu = time.perf_counter(), time.process_time()
-    gram(kernel(), x, executor=pool)
-    return time.perf_counter() - wall, time.process_time() - cpu
-
-
-def settle(most_s: float = 8.0) -> float:
-    """Waits until the machine has been idle for a second; gives the seconds that it took."""
+def settle(most_s: float = 8.0) -> None:
+    """Waits until the machine has been idle for a second."""
 
     def ticks() -> tuple[int, int]:
         user, nice, system, idle, waiting, *others = map(
@@ -68,14 +65,87 @@ def settle(most_s: float = 8.0) -> float:
         if now[0] - before[0] < 0.05 * (now[1] - before[1]):
             break
         before = now
-    return time.monotonic() - began
 
 
-def bare(n: int, part: int, parts: int) -> None:
-    """A process that computes its share of the tiles, which lie together and cost the same, and talks to nobody.
+class Side(Protocol):
+    """Workers that wait for their turn without using a core."""
 
-    It begins when a line comes on standard input and says when it is done: its start and its end are not timed.
-    """
+    def prepare(self, n: int, seed: int) -> None:
+        """Makes the samples; not timed."""
+
+    def compute(self) -> None:
+        """The whole matrix; timed."""
+
+
+class Pool:
+    """A pool of this process."""
+
+    def __init__(self, pool: Any):
+        self.pool, self.driver_s = pool, 0.0
+
+    def prepare(self, n: int, seed: int) -> None:
+        self.x = samples(n, seed)
+
+    def compute(self) -> None:
+        from dqk import gram
+
+        began = time.process_time()
+        gram(kernel(), self.x, executor=self.pool)
+        self.driver_s = time.process_time() - began
+
+
+class Programs:
+    """Processes that read their orders, lines `n seed` and `go`, and answer each with a line and their process number."""
+
+    def __init__(self, commands: list[list[str]], idle: list[int] | None = None):
+        environment = os.environ | ONE_THREAD
+        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        self.children = [subprocess.Popen(command, env=environment, **pipes) for command in commands]
+        self.stopped: list[int] = []
+
+    def prepare(self, n: int, seed: int) -> None:
+        for process in self.stopped:
+            os.kill(process, signal.SIGCONT)
+        self._order(f"{n} {seed}")
+
+    def compute(self) -> None:
+        self._order("go")
+
+    def rest(self) -> None:
+        """MPI ranks look for messages while they wait, hundreds of times a second, so they are stopped until their turn."""
+        for process in self.stopped:
+            os.kill(process, signal.SIGSTOP)
+
+    def _order(self, line: str) -> list[list[int]]:
+        for child in self.children:
+            child.stdin.write(line + "\n")
+            child.stdin.flush()
+        answers = [child.stdout.readline() for child in self.children]
+        if not all(answers):
+            raise SystemExit(f"a process of the benchmark ended: {[child.args for child in self.children]}")
+        return [json.loads(answer) for answer in answers]
+
+    def close(self) -> None:
+        for process in self.stopped:
+            os.kill(process, signal.SIGCONT)
+        for child in self.children:
+            child.stdin.close()
+            if child.wait(timeout=60) != 0:
+                raise SystemExit(f"{child.args} ended with {child.returncode}")
+
+
+def orders() -> Iterator[tuple[int, int] | None]:
+    """What `Programs` asks for: (n, seed) of samples to make, or None to compute; answered before the next one."""
+    for line in sys.stdin:
+        yield None if line == "go\n" else tuple(map(int, line.split()))  # type: ignore[misc]
+
+
+def answer(processes: list[int]) -> None:
+    print(json.dumps(processes), flush=True)
+
+
+def bare(part: int, parts: int) -> None:
+    """A process that computes its share of the tiles, which lie together and cost the same, and talks to nobody."""
     import torch
 
     from dqk._pooled import Job
@@ -83,89 +153,71 @@ def bare(n: int, part: int, parts: int) -> None:
     from dqk.backends import resolve
 
     made = kernel()
-    angles, shared = made.feature_map.angles(torch.from_numpy(samples(n)))
     job = Job(resolve("auto", made.circuit), made.circuit, False, None, None)
-    tiles = job.plan(angles, None).tiles.tolist()
-    work = _Job(job.arrays(angles, None, shared))
-    work.tile(0, 0)
-    print("ready", flush=True)
-    sys.stdin.readline()
-    kept = [work.tile(*tile) for tile in tiles[part * len(tiles) // parts : (part + 1) * len(tiles) // parts]]
-    print("done", flush=True)
-    assert len(kept) >= len(tiles) // parts
+    for order in orders():
+        if order is not None:
+            angles, shared = made.feature_map.angles(torch.from_numpy(samples(*order)))
+            tiles = job.plan(angles, None).tiles.tolist()
+            mine = tiles[part * len(tiles) // parts : (part + 1) * len(tiles) // parts]
+            work = _Job(job.arrays(angles, None, shared))
+        else:
+            kept = [work.tile(*tile) for tile in mine]
+            assert len(kept) == len(mine)
+            del kept
+        answer([os.getpid()])
 
 
-def run_bare(n: int, parts: int) -> tuple[float, float, float]:
-    """Seconds to start, of the slowest process, and none of a driver."""
-    own = [sys.executable, __file__, "--size", str(n), "--bare"]
-    began = time.perf_counter()
-    children = [
-        subprocess.Popen(
-            [*own, f"{k}/{parts}"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=os.environ | ONE_THREAD,
-        )
-        for k in range(parts)
-    ]
-    for child in children:
-        assert child.stdout.readline() == "ready\n"
-    began += settle()
-    go = time.perf_counter()
-    for child in children:
-        child.stdin.write("go\n")
-        child.stdin.flush()
-    for child in children:
-        assert child.stdout.readline() == "done\n"
-    wall = time.perf_counter() - go
-    assert all(child.wait() == 0 for child in children)
-    return go - began, wall, 0.0
+def rank() -> None:
+    """What each MPI rank runs: rank 0 reads the orders."""
+    from dqk import gram
+    from dqk.cluster._mpi import MPIPool, is_server, load_mpi, serve
 
-
-def run_pool(name: str, workers: int, x: np.ndarray) -> tuple[float, float, float]:
-    """Seconds to start, to compute, and of the driver's CPU time."""
-    from dqk.cluster import open_pool
-
-    began = time.perf_counter()
-    with open_pool(name, workers) as pool:
-        timed(pool, x[:256])
-        start = time.perf_counter() - began
-        settle()
-        return start, *timed(pool, x)
-
-
-def run_mpi(n: int, ranks: int) -> tuple[float, float, float]:
-    launch = [
-        str(Path(sys.executable).with_name("mpiexec")),
-        "-n",
-        str(ranks),
-        sys.executable,
-        "-m",
-        "mpi4py",
-        __file__,
-    ]
-    began = time.perf_counter()
-    done = subprocess.run(
-        [*launch, "--size", str(n), "--rank"], env=os.environ | ONE_THREAD, capture_output=True, text=True, check=True
-    )
-    total, (waited, wall, cpu) = time.perf_counter() - began, json.loads(done.stdout.splitlines()[-1])
-    return total - waited - wall, wall, cpu
-
-
-def rank(n: int) -> None:
-    """What each rank runs."""
-    from dqk.cluster._mpi import MPIPool, is_server, serve
-
+    processes = load_mpi().COMM_WORLD.gather(os.getpid())
     if is_server():
-        serve()
-        return
-    x = samples(n)
+        return serve()
     with MPIPool() as pool:
-        timed(pool, x[:256])
-        waited = settle()
-        found = timed(pool, x)
-    print(json.dumps([waited, *found]))
+        for order in orders():
+            if order is not None:
+                x = samples(*order)
+            else:
+                gram(kernel(), x, executor=pool)
+            answer(processes)
+
+
+@contextlib.contextmanager
+def sides(names: tuple[str, ...]) -> Iterator[dict[str, Side]]:
+    """All sides by name, started and warm; neighbours are what is compared."""
+    from dqk.cluster import open_pool
+    from dqk.cluster._ray_session import ray_session
+
+    own = [sys.executable, __file__]
+    mpi = [str(Path(sys.executable).with_name("mpiexec")), "-n"]
+    found: dict[str, Side] = {}
+    with contextlib.ExitStack() as stack:
+        if "ray" in names:
+            stack.enter_context(ray_session("local", 5))
+        for workers in (1, 2):
+            for name in names:
+                if name == "bare":
+                    side: Any = Programs([[*own, "--bare", f"{k}/{workers}"] for k in range(workers)])
+                elif name == "mpi":
+                    side = Programs([[*mpi, str(workers), sys.executable, "-m", "mpi4py", __file__, "--rank"]])
+                elif (name, workers) == ("inline", 1):
+                    continue
+                else:
+                    side = Pool(stack.enter_context(open_pool(name, workers)))
+                if isinstance(side, Programs):
+                    stack.callback(side.close)
+                began = time.perf_counter()
+                side.prepare(256, 0)
+                if name == "mpi":
+                    (side.stopped,) = side._order("256 0")
+                side.compute()
+                if isinstance(side, Programs):
+                    side.rest()
+                print(f"{name} {workers}: ready after {time.perf_counter() - began:.1f} s", flush=True)
+                found[f"{name} {workers}"] = side
+        yield found
 
 
 def cost_of_scheduling(n: int) -> None:
@@ -209,30 +261,30 @@ def tiles_of(n: int, side: int) -> int:
 
 
 def measure(n: int, names: tuple[str, ...], rounds: int) -> tuple[dict[str, list[float]], dict[str, float]]:
-    """Seconds of each side in each round, the order turned round every time; and what else was seen."""
-    x, seconds, notes = samples(n), {}, {}
-    sides = [(name, workers) for workers in (1, 2) for name in names if (name, workers) != ("inline", 1)]
-    for turn in range(rounds):
-        for name, workers in sides if turn % 2 == 0 else sides[::-1]:
-            match name:
-                case "bare":
-                    start, wall, cpu = run_bare(n, workers)
-                case "mpi":
-                    start, wall, cpu = run_mpi(n, workers)
-                case _:
-                    start, wall, cpu = run_pool(name, workers, x)
-            seconds.setdefault(f"{name} {workers}", []).append(wall)
-            notes[f"{name} {workers}: start-up, s"] = start
-            if name in ("ray", "processes"):
-                notes[f"{name} {workers}: driver CPU per tile, ms"] = 1e3 * cpu / tiles_of(n, SIDE)
-            print(f"{name:10s} {workers} workers  {wall:7.2f} s", flush=True)
-    return seconds, notes
+    """Seconds of each side in each round, and the driver's CPU time per tile of pools in this process."""
+    seconds: dict[str, list[float]] = {}
+    driver_ms: dict[str, float] = {}
+    with sides(names) as running:
+        for turn in range(rounds):
+            for name in list(running) if turn % 2 == 0 else list(running)[::-1]:
+                side = running[name]
+                side.prepare(n, turn + 1)
+                settle()
+                began = time.perf_counter()
+                side.compute()
+                seconds.setdefault(name, []).append(time.perf_counter() - began)
+                if isinstance(side, Programs):
+                    side.rest()
+                elif isinstance(side, Pool):
+                    driver_ms[name] = 1e3 * side.driver_s / tiles_of(n, SIDE)
+                print(f"round {turn + 1}: {name:12s} {seconds[name][-1]:7.2f} s", flush=True)
+    return seconds, driver_ms
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--size", type=int, default=4_224, help="samples (default: 2,211 tiles, 30 s for one worker)")
-    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--size", type=int, default=3_392, help="samples (default: 1,431 tiles)")
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--processes", action="store_true", help="also measure the process pool")
     parser.add_argument("--json", type=Path, help="also write the result to this file")
     parser.add_argument("--bare", help=argparse.SUPPRESS)
@@ -240,39 +292,42 @@ def main() -> None:
     parser.add_argument("--scheduling", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.bare:
-        return bare(given.size, *map(int, given.bare.split("/")))
+        return bare(*map(int, given.bare.split("/")))
     if given.rank:
-        return rank(given.size)
+        return rank()
     if given.scheduling:
         return cost_of_scheduling(given.size)
     os.environ["DQK_MEMORY_MIB"] = MEMORY_MIB
     pools = ("ray", "mpi", "processes") if given.processes else ("ray", "mpi")
-    seconds, notes = measure(given.size, ("bare", *pools, "inline"), given.rounds)
+    seconds, driver_ms = measure(given.size, ("bare", *pools, "inline"), given.rounds)
+    del os.environ["DQK_MEMORY_MIB"]
 
-    def ratio(over: str, under: str) -> float:
-        """Median over the rounds, each of which has both sides."""
-        return statistics.median(a / b for a, b in zip(seconds[over], seconds[under], strict=True))
+    def median(over: str, under: str, of: str = "", to: str = "") -> float:
+        """Of over / under, or of (over / under) / (of / to), over the rounds."""
+        found = [a / b for a, b in zip(seconds[over], seconds[under], strict=True)]
+        if of:
+            found = [r * b / a for r, a, b in zip(found, seconds[of], seconds[to], strict=True)]
+        return round(statistics.median(found), 4)
 
     print(f"\n{given.size} samples, {QUBITS} qubits, {LAYERS} layers, {tiles_of(given.size, SIDE)} tiles; {machine()}")
-    ratios = {name: round(ratio(f"{name} 1", f"{name} 2"), 4) for name in (*pools, "bare")}
     document = {
-        **ratios,
-        "of_bare": {name: round(ratios[name] / ratios["bare"], 4) for name in pools},
-        "inline_over": {name: round(ratio("inline 2", f"{name} 2"), 4) for name in pools},
+        **{name: median(f"{name} 1", f"{name} 2") for name in (*pools, "bare")},
+        "of_bare": {name: median(f"{name} 1", f"{name} 2", "bare 1", "bare 2") for name in pools},
+        "inline_over": {name: median("inline 2", f"{name} 2") for name in pools},
     }
+    print(f"bare       one worker / two: {document['bare']:.3f}")
     for name in pools:
         print(
-            f"{name:10s} one worker / two: {ratios[name]:.3f} ({document['of_bare'][name]:.3f} of bare, goal 0.95); "
+            f"{name:10s} one worker / two: {document[name]:.3f} ({document['of_bare'][name]:.3f} of bare, goal 0.95); "
             f"speed against inline with 2 threads: {document['inline_over'][name]:.3f} (goal 0.95)"
         )
-    for note, value in notes.items():
-        print(f"{note}: {value:.2f}")
-    del os.environ["DQK_MEMORY_MIB"]
+    for name, value in driver_ms.items():
+        print(f"{name}: {value:.2f} ms of this process per tile")
     scheduling = [run_scheduling(n) for n in (8_960, 18_048)]
     for found in scheduling:
         print(", ".join(f"{name} {value:.3g}" for name, value in found.items()) + " (Ray, tiles of 2 qubits)")
     if given.json:
-        kept = {"machine": machine(), "seconds": seconds, "notes": notes, "scheduling": scheduling, **document}
+        kept = {"machine": machine(), "seconds": seconds, "driver_ms": driver_ms, "scheduling": scheduling, **document}
         given.json.write_text(json.dumps(kept, indent=1) + "\n")
     print(json.dumps(document))
 
