@@ -72,7 +72,7 @@ class _PoolEngine:
         self, backend: str | Backend, circuit: Circuit, ax: Tensor, ay: Tensor | None, shared: Tensor, log: bool
     ) -> Any:
         """By tiles on workers, see `dqk._pooled`; gives a `StoredGram` where there is a destination."""
-        job = _job(backend, circuit, log, self.shots, self.seed)
+        job = job_of(backend, circuit, log, self.shots, self.seed)
         if self.destination is None:
             return pooled_fidelity(job, self.executor, ax, ay, shared, self.observers)
         return stored_fidelity(job, self.executor, ax, ay, shared, self.observers, self.destination, self.about)
@@ -86,7 +86,9 @@ class _PoolEngine:
         )
 
 
-def _job(backend: str | Backend, circuit: Circuit, log: bool, shots: int | None, seed: int | None) -> Job:
+def job_of(
+    backend: str | Backend, circuit: Circuit, log: bool = False, shots: int | None = None, seed: int | None = None
+) -> Job:
     """What workers are told about a kernel.
 
     Raises:

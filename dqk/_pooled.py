@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -299,6 +299,15 @@ def shipped(pool: WorkerPool, digest: str, arrays: dict[str, np.ndarray]) -> Ite
         yield
     finally:
         pool.drop(digest)
+
+
+@contextlib.contextmanager
+def shipped_all(pool: WorkerPool, arrays: Mapping[str, dict[str, np.ndarray]]) -> Iterator[None]:
+    """The same for several, by digest."""
+    with contextlib.ExitStack() as stack:
+        for digest, group in arrays.items():
+            stack.enter_context(shipped(pool, digest, group))
+        yield
 
 
 def digest_of(arrays: dict[str, np.ndarray]) -> str:

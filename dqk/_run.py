@@ -27,7 +27,14 @@ _POLL_S = 0.5  # events end the wait at once; this is how often the clock is loo
 
 
 class Work(abc.ABC):
-    """What is to be done: items of a plan become tasks, and results of tasks go somewhere."""
+    """What is to be done: items of a plan become tasks, and results of tasks go somewhere.
+
+    Attributes:
+        held: whether items follow from one another: each is computed once `released` has named it, and the first that cannot be
+            computed ends the run.
+    """
+
+    held = False
 
     @abc.abstractmethod
     def task(self, worker: str, items: Sequence[int]) -> bytes:
@@ -36,6 +43,10 @@ class Work(abc.ABC):
     @abc.abstractmethod
     def accept(self, items: Collection[int], document: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
         """Keeps the results of these items, out of one task's document and arrays. Called once for each item."""
+
+    def released(self) -> Sequence[int]:
+        """Items that can be computed now and could not before: asked at the start and after every `accept`."""
+        return ()
 
     def probe(self, worker: Worker) -> dict[str, Any] | None:
         """What to ask a worker that joins; None for nothing. It gets no task before it has answered."""
@@ -98,7 +109,7 @@ def run(
     policy = policy or Policy()
     if not pool.kills:
         policy = replace(policy, hang_factor=math.inf)
-    loop = _Loop(pool, policy, Dispatch(plan, policy, done), work, observers)
+    loop = _Loop(pool, policy, Dispatch(plan, policy, done, work.held), work, observers)
     for observer in observers:
         observer.started(len(plan), len(done))
     try:
@@ -132,6 +143,7 @@ class _Loop:
     def turn(self) -> None:
         for worker in self.pool.workers():
             self._probe(worker)
+        self._release()
         while not self.dispatch.finished:
             now = time.monotonic()
             wake = self.dispatch.wake_at(now)
@@ -226,10 +238,17 @@ class _Loop:
                 case scheduler.Accept(items):
                     self.work.accept(items, *self.result)
                     self._watch("progressed", self.dispatch.statistics, self.dispatch.remaining)
+                    self._release()
                 case scheduler.Kill(worker, cause):
                     self.pool.kill(worker)
                 case scheduler.GiveUp(item, cause):
                     self.given_up[item] = cause
+                    if self.work.held:
+                        raise TileError(f"a step that others wait for failed every time it was tried: {cause}")
+
+    def _release(self) -> None:
+        if self.work.held and (items := tuple(self.work.released())):
+            self._tell(scheduler.Ready(items))
 
     def _watch(self, what: str, *values: Any) -> None:
         for observer in self.observers:

@@ -48,7 +48,7 @@ def run_task(
     """Runs one task inside a worker.
 
     Args:
-        task: a message of `dqk._wire.pack` whose document has a `kind`: `probe`, `tiles` or `strips`.
+        task: a message of `dqk._wire.pack` whose document has a `kind`: `probe`, `tiles`, `strips` or `rows`.
         arrays: what was shipped to this worker, by digest.
         gate: held while the task computes, not while it waits for a disk: a worker runs twice as many tasks as it has slots, and
             its gate admits as many as it has slots.
@@ -60,7 +60,12 @@ def run_task(
         DQKError: if the task as a whole cannot be run.
     """
     header, extra = unpack(task)
-    kinds: dict[str, Callable[..., bytes | Callable[[], bytes]]] = {"probe": _probe, "tiles": _tiles, "strips": _strips}
+    kinds: dict[str, Callable[..., bytes | Callable[[], bytes]]] = {
+        "probe": _probe,
+        "tiles": _tiles,
+        "strips": _strips,
+        "rows": _rows,
+    }
     if header.get("kind") not in kinds:
         raise UnsupportedError(
             f"task of kind {header.get('kind')!r}, expected one of {', '.join(kinds)}; do all workers run the same dqk?"
@@ -203,11 +208,28 @@ class _Job:
     def strip(self, which: str, k: int, cotangent: Tensor) -> tuple[Tensor, Tensor]:
         """Cotangents of the angles of one block, and its part of the shared ones', from its strip of dK, in column order."""
         with self._reading():
-            return self._strip(which, k, cotangent)
+            return self._sweep(self.angles(which, k), self.block(which, k, gradients=True), which, cotangent)
 
-    def _strip(self, which: str, k: int, cotangent: Tensor) -> tuple[Tensor, Tensor]:
+    def values(self, angles: Tensor) -> Tensor:
+        """Values (b, M) of samples (b, A_d) that a task brings, against all columns."""
+        with self._reading():
+            block, parts = self._encode(angles, False), []
+            for j in range(-(-len(self.columns) // self.side)):
+                part = self.backend.forward_tile(block, self.block("columns", j), self.log)
+                parts.append(part[: len(angles), : len(self.angles("columns", j))])
+            self.backend.recycle(block)
+        return torch.cat(parts, dim=1)
+
+    def cotangents(self, angles: Tensor, cotangent: Tensor) -> tuple[Tensor, Tensor]:
+        """Of the angles of such samples, and their part of the shared ones', from the cotangent (b, M) of their values."""
+        with self._reading():
+            return self._sweep(angles, self._encode(angles, True), "rows", cotangent)
+
+    def _sweep(
+        self, angles: Tensor, block: tuple[Tensor, Tensor], which: str, cotangent: Tensor
+    ) -> tuple[Tensor, Tensor]:
         other = "columns" if which == "rows" else "rows"
-        encoded, prepared = self.block(which, k, gradients=True)
+        encoded, prepared = block
         total = torch.zeros_like(encoded)
         for j in range(-(-cotangent.shape[1] // self.side)):
             facing = self.block(other, j, gradients=True)[1]
@@ -215,7 +237,6 @@ class _Job:
             padded = part.new_zeros(encoded.shape[-1], facing.shape[-1])
             padded[: part.shape[0], : part.shape[1]] = part
             total += self.backend.first_overlap_vjp(prepared, facing, padded, self.log)
-        angles = self.angles(which, k)
         count = len(angles)
         return self.backend.encode_vjp(self.circuit, angles, self.shared, encoded[..., :count], total[..., :count])
 
@@ -326,4 +347,28 @@ def _strips(header: Header, extra: Arrays, arrays: Mapping[str, Arrays]) -> byte
             continue
         found[f"{item}.angles"], found[f"{item}.shared"] = angles.numpy(), shared.numpy()
         spans.append(("backward", item, began, time.time()))
+    return pack({"failed": failed, "spans": spans}, found)
+
+
+def _rows(header: Header, extra: Arrays, arrays: Mapping[str, Arrays]) -> bytes:
+    """Samples that come with the task, against the columns of one or more `jobs`: values, or cotangents where dK comes too."""
+    jobs = [_job(digest, arrays) for digest in header["jobs"]]
+    found: dict[str, np.ndarray] = {}
+    failed: list[tuple[int, str]] = []
+    spans: list[tuple[str, int, float, float]] = []
+    for item in header["items"]:
+        began = time.time()
+        try:
+            for g, job in enumerate(jobs):
+                name = f"{item}.{g}"
+                angles = torch.from_numpy(np.array(extra[name]))
+                if f"{name}.dK" in extra:
+                    of_angles, of_shared = job.cotangents(angles, torch.from_numpy(np.array(extra[f"{name}.dK"])))
+                    found[f"{name}.angles"], found[f"{name}.shared"] = of_angles.numpy(), of_shared.numpy()
+                else:
+                    found[name] = job.values(angles).numpy()
+        except Exception as error:
+            failed.append((item, cause(error)))
+            continue
+        spans.append(("rows", item, began, time.time()))
     return pack({"failed": failed, "spans": spans}, found)

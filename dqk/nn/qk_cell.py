@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dqk._gram import executor_of, job_of
 from dqk.backends import EncodingBackend, autograd, resolve
 from dqk.circuit import simplify_for_fidelity
 from dqk.kernels import FeatureMap
 from dqk.nn.compiled import plan_of, run_compiled, why_not
-from dqk.nn.evaluation import KernelValues, against_references
+from dqk.nn.evaluation import against_references
+from dqk.nn.farm import FarmPlan, Heads, run_farmed
+from dqk.nn.farm_rule import Farming, FarmOptions
 from dqk.nn.fused import FusedPlan, run_fused
 from dqk.nn.layout import Layout
 from dqk.nn.options import QKOptions
@@ -33,6 +37,7 @@ class QKCell(GateCell):
             (sets * n_references, H + D).
         device: of the parameters.
         dtype: of the parameters.
+        farm: workers that may compute kernel values; None for none.
 
     Attributes:
         projection: W and b; None if the map takes v_t as it is. Its rows are (gate, feature) if the gates project
@@ -61,9 +66,11 @@ class QKCell(GateCell):
         training_inputs: Tensor | None = None,
         device: Any = None,
         dtype: torch.dtype | None = None,
+        farm: FarmOptions | None = None,
     ):
         super().__init__(input_size, hidden_size)
         self.options = options
+        self.farm = farm
         self.feature_map = options.map_for(hidden_size + input_size)
         self.kernel_scale = options.scale_for(self.feature_map)
         self.circuit = simplify_for_fidelity(self.feature_map.circuit).circuit
@@ -133,26 +140,45 @@ class QKCell(GateCell):
 
     def begin(self, inputs: Tensor) -> tuple[Tensor, Step]:
         """References encoded, inputs projected and readout scaled, once per forward pass; see `GateCell.begin`."""
-        values = self._gate_by_gate() if self._apart else self._together()
+        params = self.params_of_groups()
+        references = self.angles_of(self._placed_references(), params)
+        values = [against_references(self.backend, self.circuit, *group) for group in references]
         alpha, gate_bias = self._readout()
-        n_references, same_kernel = self.options.n_references, self.options.gate_kernel == "shared"
+        projected, hidden = self._projected(inputs)
 
-        def gates(z: Tensor, b: int) -> Tensor:
-            kernel = values(z)
-            kernel = kernel.expand(4, -1, -1) if same_kernel else kernel.view(b, 4, n_references).transpose(0, 1)
-            return torch.baddbmm(gate_bias, kernel, alpha)
+        def step(x: Tensor, h: Tensor) -> Tensor:
+            groups = self.angles_of(self.features_of(x, h, hidden), params)
+            kernel = [of(angles) for of, (angles, _) in zip(values, groups, strict=True)]
+            return self.preactivations(kernel, alpha, gate_bias)
 
+        return projected, step
+
+    def _projected(self, inputs: Tensor) -> tuple[Tensor, Tensor | None]:
+        """What the inputs add to the features, shape (S, P), and from hidden state to features, shape (H, P)."""
         if self.projection is None:
-            return inputs, lambda x, h: gates(torch.cat((h, x), dim=1), len(h))
+            return inputs, None
         hidden, visible = self.projection.weight.split((self.hidden_size, self.input_size), dim=1)
-        projected = F.linear(inputs, visible, self.projection.bias)
-        return projected, lambda x, h: gates(torch.addmm(x, h, hidden.t()), len(h))
+        return F.linear(inputs, visible, self.projection.bias), hidden.t()
+
+    @staticmethod
+    def features_of(x: Tensor, h: Tensor, hidden: Tensor | None) -> Tensor:
+        """Features z of some rows, shape (b, copies of W * n_features), from what `_projected` gave and h (b, H)."""
+        return torch.cat((h, x), dim=1) if hidden is None else torch.addmm(x, h, hidden)
+
+    def preactivations(self, kernel: list[Tensor], alpha: Tensor, gate_bias: Tensor) -> Tensor:
+        """Pre-activations (4, b, H) from each evaluation's kernel values, and what `_readout` gave."""
+        if self.options.gate_kernel == "shared":
+            values = kernel[0].expand(4, -1, -1)
+        else:
+            together = kernel[0] if len(kernel) == 1 else torch.cat(kernel, dim=1)
+            values = together.view(-1, 4, self.options.n_references).transpose(0, 1)
+        return torch.baddbmm(gate_bias, values, alpha)
 
     def run(
         self, x: Tensor, layout: Layout, h0: Tensor | None, c0: Tensor | None, reverse: bool, check: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
         """In compiled code where that applies, see `dqk.nn.compiled`."""
-        if self.plan is None or x.device.type != "cpu":
+        if self.plan is None or x.device.type != "cpu" or (self.farm is not None and self.farming.farms):
             return super().run(x, layout, h0, c0, reverse, check)
         return run_compiled(self.plan, layout, reverse, check, x, h0, c0, *self._tensors())
 
@@ -181,6 +207,8 @@ class QKCell(GateCell):
         self, inputs: Tensor, batch_sizes: Sequence[int], h0: Tensor, c0: Tensor, reverse: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
         """As one autograd node where that applies, see `dqk.nn.fused`."""
+        if self.farm is not None and self.farming.farms:
+            return self._run_farmed(inputs, batch_sizes, h0, c0, reverse)
         if not self.fused:
             return super().run_rows(inputs, batch_sizes, h0, c0, reverse)
         backend: EncodingBackend = self.backend  # type: ignore[assignment]
@@ -194,6 +222,34 @@ class QKCell(GateCell):
         alpha, gate_bias = self._readout()
         projected = F.linear(inputs, visible, bias)
         return run_fused(plan, projected, hidden.t(), alpha.contiguous(), gate_bias, encoded, shared, h0, c0)
+
+    @cached_property
+    def farming(self) -> Farming:
+        """Who computes the kernel values, and why; for cells with workers."""
+        assert self.farm is not None
+        job = job_of(self.options.backend, self.circuit)
+        copies = 4 if self._apart or self.options.gate_kernel == "projection" else 1
+        n_references = (1 if self.options.gate_kernel == "shared" else 4) * self.options.n_references
+        return self.farm.decide(job, self.alpha.dtype, copies, n_references)
+
+    def _run_farmed(
+        self, inputs: Tensor, batch_sizes: Sequence[int], h0: Tensor, c0: Tensor, reverse: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        assert self.farm is not None
+        plan = FarmPlan(
+            cell=self,
+            job=job_of(self.options.backend, self.circuit),
+            executor=executor_of(self.farm.executor),
+            batch_sizes=batch_sizes,
+            reverse=reverse,
+            rows=self.farm.rows(len(h0)),
+            seconds_per_row=self.farming.row_s,
+            record=torch.is_grad_enabled(),
+        )
+        params = self.params_of_groups()
+        projected, hidden = self._projected(inputs)
+        references = self.angles_of(self._placed_references(), params)
+        return run_farmed(plan, Heads(projected, *self._readout(), hidden, params, references), h0, c0)
 
     @property
     def _apart(self) -> bool:
@@ -226,30 +282,24 @@ class QKCell(GateCell):
         weight = slope.t() @ self.projection.weight.unflatten(0, (4, -1))
         return weight.flatten(0, 1), torch.addmm(offset, self.projection.bias.view(4, -1), slope).flatten()
 
-    def _together(self) -> KernelValues:
-        """Kernel values (b, blocks * N) of z (b, n_features), or (4 b, N) of (b, 4 n_features), in one evaluation."""
-        angles, n_features = self.feature_map.angles, self.feature_map.n_features
-        params = None if self.params is None else self.params[0]
-        values = against_references(self.backend, self.circuit, *angles(self._placed_references(), params))
-        return lambda z: values(angles(z.view(-1, n_features), params)[0])
+    def params_of_groups(self) -> list[Tensor | None]:
+        """Parameters of the map in each evaluation of the kernel: one for all gates, or one for each gate."""
+        if not self._apart:
+            return [None if self.params is None else self.params[0]]
+        return [None] * 4 if self.params is None else list(self.params.expand(4, -1).unbind(0))
 
-    def _gate_by_gate(self) -> KernelValues:
-        """Kernel values (b, 4 N) for gates that see the references in different ways."""
-        angles, n_features = self.feature_map.angles, self.feature_map.n_features
-        params = [None] * 4 if self.params is None else list(self.params.expand(4, -1).unbind(0))
+    def angles_of(self, features: Tensor, params: list[Tensor | None]) -> list[tuple[Tensor, Tensor]]:
+        """Data and shared angles of each evaluation, for features (b, copies of W * n_features).
 
-        def per_gate(z: Tensor) -> list[Tensor]:
-            parts = list(z.split(n_features, dim=1))
-            return parts if len(parts) == 4 else parts * 4
-
-        rows = zip(per_gate(self._placed_references()), params, strict=True)
-        against = [against_references(self.backend, self.circuit, *angles(row, p)) for row, p in rows]
-
-        def values(z: Tensor) -> Tensor:
-            gates = zip(per_gate(z), params, against, strict=True)
-            return torch.cat([kernel(angles(row, p)[0]) for row, p, kernel in gates], dim=1)
-
-        return values
+        One evaluation for all gates takes (b, A_d), or (4 b, A_d) if the gates project apart; else each gate has one.
+        """
+        n_features = self.feature_map.n_features
+        if self._apart:
+            parts = list(features.split(n_features, dim=1))
+            rows = parts if len(parts) == 4 else parts * 4
+        else:
+            rows = [features.view(-1, n_features)]
+        return [self.feature_map.angles(row, p) for row, p in zip(rows, params, strict=True)]
 
 
 def is_affine(feature_map: FeatureMap) -> bool:

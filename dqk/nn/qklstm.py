@@ -12,6 +12,7 @@ from dqk.backends import Backend
 from dqk.errors import InvalidInputError
 from dqk.kernels import FeatureMap
 from dqk.kernels.inputs import to_samples
+from dqk.nn.farm_rule import Farm, Farming, FarmOptions
 from dqk.nn.options import GateKernel, QKOptions, Readout, References, ReferenceSpace
 from dqk.nn.qk_cell import QKCell
 from dqk.nn.recurrent import GatedRecurrence
@@ -61,6 +62,12 @@ class QKLSTM(GatedRecurrence):
             more rows, a random subset. In angle space they are projected by the W of the start.
         device: of the parameters.
         dtype: of the parameters.
+        executor: workers that may compute the kernel values of each time step, forward and backward: a name (`inline`,
+            `processes`, `ray`), an open `WorkerPool` or any `concurrent.futures.Executor`. The numbers are the same to rounding,
+            and the same bits on any number of workers.
+        farm: `auto` uses the workers if one evaluation is predicted to cost more than a message; `always` uses them.
+            `farming()` says which it is, and why.
+        micro_batch: sequences whose values one task computes; None for a sixteenth of the batch.
 
     Raises:
         InvalidInputError: names everything about the arguments that cannot work.
@@ -101,6 +108,9 @@ class QKLSTM(GatedRecurrence):
         reference_data: Any = None,
         device: Any = None,
         dtype: torch.dtype | None = None,
+        executor: Any = None,
+        farm: Farm = "auto",
+        micro_batch: int | None = None,
     ):
         super().__init__(input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional)
         self.options = QKOptions(
@@ -121,12 +131,14 @@ class QKLSTM(GatedRecurrence):
             [] if problems else [hidden_size + size for size in self._layer_input_sizes()]
         )
         data_problems, data = ([], None) if problems else self._reference_data(reference_data)
-        problems += data_problems
+        workers = FarmOptions(executor, farm, micro_batch)
+        problems += data_problems + workers.problems()
         if problems:
             raise InvalidInputError("QKLSTM cannot be built: " + "; ".join(problems))
 
         def make_cell(size: int) -> QKCell:
-            return QKCell(size, hidden_size, bias, self.options, self._choose(data), device=device, dtype=dtype)
+            rows, given = self._choose(data), None if executor is None else workers
+            return QKCell(size, hidden_size, bias, self.options, rows, device, dtype, given)
 
         self._build(make_cell)
         if feature_map is not None and feature_map.declared is None:
@@ -135,6 +147,11 @@ class QKLSTM(GatedRecurrence):
                 "declare its angles (dqk.kernels.Angle) for compiled time steps",
                 stacklevel=2,
             )
+
+    def farming(self) -> Farming | None:
+        """Who computes the kernel values of the first layer, and why; None without an executor."""
+        cell: QKCell = self.cells[0]  # type: ignore[assignment]
+        return None if cell.farm is None else cell.farming
 
     def _reference_data(self, given: Any) -> tuple[list[str], Tensor | None]:
         """What is wrong with `reference_data`, and the rows."""

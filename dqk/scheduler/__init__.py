@@ -15,6 +15,7 @@ from dqk.scheduler.events import (
     Joined,
     Kill,
     Lost,
+    Ready,
     Tick,
 )
 from dqk.scheduler.plan import Plan, blocks_that_fit, plan
@@ -40,6 +41,7 @@ __all__ = [
     "Plan",
     "Policy",
     "Rates",
+    "Ready",
     "Statistics",
     "Tick",
     "Tile",

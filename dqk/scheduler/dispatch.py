@@ -26,6 +26,7 @@ from dqk.scheduler.events import (
     Joined,
     Kill,
     Lost,
+    Ready,
     Tick,
 )
 from dqk.scheduler.pending import Returned, Stretches
@@ -63,9 +64,10 @@ class Dispatch:
         plan: the tiles.
         policy: the rules.
         done: items that need not be computed, for instance because a store has them.
+        held: whether every item waits for a `Ready` that names it, as where items follow from one another.
     """
 
-    def __init__(self, plan: Plan, policy: Policy | None = None, done: Collection[int] = ()):
+    def __init__(self, plan: Plan, policy: Policy | None = None, done: Collection[int] = (), held: bool = False):
         self.policy = policy or Policy()
         self.statistics = Statistics()
         state = np.zeros(len(plan), np.uint8)
@@ -74,7 +76,7 @@ class Dispatch:
         self.remaining = len(open_items)
         self._state = bytearray(state.tobytes())
         self._cost = plan.seconds
-        self._fresh = Stretches(plan.seconds, open_items)
+        self._fresh = Stretches(plan.seconds, open_items[:0] if held else open_items)
         self._returned = Returned()
         self._crew = Crew(self.policy, self.statistics)
         self._tickets: dict[int, Ticket] = {}
@@ -119,6 +121,10 @@ class Dispatch:
                 for name, cause in self._crew.hanging(now):
                     actions.append(Kill(name, cause))
                     self._remove(name, cause, actions)
+            case Ready(items):
+                for item in items:
+                    if self._state[item] == _OPEN:
+                        self._returned.add(item, (), False)
             case Drain():
                 self._draining = True
         if self.remaining and not self._draining:

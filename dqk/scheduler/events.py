@@ -50,11 +50,18 @@ class Tick:
 
 
 @dataclass(frozen=True, slots=True)
+class Ready:
+    """Items that were held back can be computed now, for what they follow from is known."""
+
+    items: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Drain:
     """Nothing more is to be started: what is in flight is waited for."""
 
 
-Event: TypeAlias = Joined | Lost | Done | Failed | Tick | Drain
+Event: TypeAlias = Joined | Lost | Done | Failed | Tick | Ready | Drain
 
 
 @dataclass(frozen=True, slots=True)
