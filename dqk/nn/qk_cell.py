@@ -70,7 +70,7 @@ class QKCell(GateCell):
     ):
         super().__init__(input_size, hidden_size)
         self.options = options
-        self.farm = farm
+        self.farm = farm if farm is not None and farm.executor is not None else None
         self.feature_map = options.map_for(hidden_size + input_size)
         self.kernel_scale = options.scale_for(self.feature_map)
         self.circuit = simplify_for_fidelity(self.feature_map.circuit).circuit

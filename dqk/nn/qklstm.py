@@ -127,20 +127,16 @@ class QKLSTM(GatedRecurrence):
             backend=backend,
         )
         problems = self._problems()
-        problems += self.options.problems(
-            [] if problems else [hidden_size + size for size in self._layer_input_sizes()]
-        )
+        problems += self.options.problems([] if problems else [hidden_size + n for n in self._layer_input_sizes()])
         data_problems, data = ([], None) if problems else self._reference_data(reference_data)
         workers = FarmOptions(executor, farm, micro_batch)
         problems += data_problems + workers.problems()
         if problems:
             raise InvalidInputError("QKLSTM cannot be built: " + "; ".join(problems))
 
-        def make_cell(size: int) -> QKCell:
-            rows, given = self._choose(data), None if executor is None else workers
-            return QKCell(size, hidden_size, bias, self.options, rows, device, dtype, given)
-
-        self._build(make_cell)
+        self._build(
+            lambda size: QKCell(size, hidden_size, bias, self.options, self._choose(data), device, dtype, workers)
+        )
         if feature_map is not None and feature_map.declared is None:
             warnings.warn(
                 f"feature map {feature_map.name!r} has no declared angles, so every time step runs in torch, which is slower; "

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pack_padded_sequence
 
+from dqk._gram import _pools
 from dqk.backends.reference import ReferenceBackend
 from dqk.cluster import InlinePool
 from dqk.cluster.processes import ProcessPool
@@ -200,4 +201,10 @@ def test_backends_without_a_name_and_closed_pools() -> None:
 def test_workers_by_name() -> None:
     """The pool is opened once and kept."""
     model = farmed("default", "processes")
-    assert_same(results(model), results(build("default")))
+    try:
+        assert_same(results(model), results(build("default")))
+        pool = _pools.get("processes")
+        results(model)
+        assert _pools.get("processes") is pool and pool.opened
+    finally:
+        _pools.close()
