@@ -67,6 +67,10 @@ class ProgressReporter(Reporter):
         if kernel is not None:
             self._print(f"kernel: {kernel}")
         self._print(f"run folder: {trainer.folder.path}")
+        group = trainer.group
+        if group.launcher:
+            share = "each takes a part of every batch" if group.size > 1 else "so that it trains alone"
+            self._print(f"{group.size} rank{'s' * (group.size > 1)} started by {group.launcher}, {share}")
         if state.epoch or state.batch:
             self._print(f"going on after {state.epoch} epochs and {state.batch} batches")
         self._bar.start()

@@ -88,6 +88,11 @@ class RunFolder:
             f"{command('train', 'pos', '--resume', str(path))}"
         )
 
+    @staticmethod
+    def is_run(path: str | os.PathLike[str]) -> bool:
+        """Whether a folder holds a run that can go on."""
+        return RunFolder(Path(path))._config.is_file()
+
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> RunFolder:
         """The folder of a run that exists, to read from.

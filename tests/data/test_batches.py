@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dqk.data import TaggedSentence, Vocabulary, collate, epoch_batches, sorted_batches
-from dqk.data.batches import PADDED_TAG, UNSEEN_TAG, hide_rare_words
+from dqk.data.batches import PADDED_TAG, UNSEEN_TAG, hidden_words, hide_rare_words
 
 words = st.sampled_from(["a", "b", "c", "d", "e", "f"])
 sentences = st.lists(
@@ -75,18 +75,19 @@ def test_rare_words_are_hidden_half_of_the_time_and_others_never() -> None:
     text = TaggedSentence(tuple(often * 2 + once), ("X",) * (100 + 2000))
     vocabulary = Vocabulary.of([text])
     rows = collate([text], vocabulary).words
-    shown = hide_rare_words(rows, vocabulary, seed=0, epoch=0, batch=0)
+    hidden = hidden_words([2100], [0], seed=0, epoch=0, batch=0)
+    shown = hide_rare_words(rows, vocabulary, hidden)
     assert torch.equal(shown[:, :100], rows[:, :100])
     counts = Counter((shown[0, 100:] == 1).tolist())
     assert 0.45 < counts[True] / 2000 < 0.55
     assert torch.equal(shown[shown != 1], rows[shown != 1])
-    assert torch.equal(shown, hide_rare_words(rows, vocabulary, seed=0, epoch=0, batch=0))
+    assert torch.equal(hidden, hidden_words([2100], [0], seed=0, epoch=0, batch=0))
     for other in ((1, 0, 0), (0, 1, 0), (0, 0, 1)):
-        assert not torch.equal(shown, hide_rare_words(rows, vocabulary, *other))
+        assert not torch.equal(hidden, hidden_words([2100], [0], *other))
 
 
 def test_nothing_is_hidden_without_a_row_for_unknown_words() -> None:
     text = TaggedSentence(("a", "b"), ("X", "Y"))
     vocabulary = Vocabulary.of([text], open=False)
     rows = collate([text], vocabulary).words
-    assert hide_rare_words(rows, vocabulary, 0, 0, 0) is rows
+    assert hide_rare_words(rows, vocabulary, hidden_words([2], [0], 0, 0, 0)) is rows
