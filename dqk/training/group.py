@@ -11,7 +11,6 @@ import contextlib
 import json
 import os
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from types import TracebackType
@@ -23,6 +22,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from dqk.errors import ClusterError, exit_code
+from dqk.training.gradients import sum_in_rank_order
 from dqk.training.interrupt import AgreedError, LostRankError, RankEnded
 from dqk.training.rank import Rank
 
@@ -84,16 +84,12 @@ class Group:
         return self.rank == 0
 
     def wrap(self, model: nn.Module) -> nn.Module:
-        """The model whose backward pass sums gradients over all ranks; the same parameters.
-
-        The sum of three or more ranks depends on the place of a gradient in its bucket. DistributedDataParallel makes new
-        buckets after the first step, so a resumed run would add in another order than one that was not stopped;
-        `find_unused_parameters` keeps the first buckets.
-        """
+        """The model whose backward pass sums gradients over all ranks; the same parameters."""
         if self.size == 1:
             return model
-        warnings.filterwarnings("ignore", message="find_unused_parameters=True was specified")  # costs little, as said
-        return DistributedDataParallel(model, find_unused_parameters=True)
+        parallel = DistributedDataParallel(model)
+        parallel.register_comm_hook(self.size, sum_in_rank_order)
+        return parallel
 
     def gather(self, *values: float) -> Callable[[], list[tuple[float, ...]]]:
         """Starts to collect some numbers of every rank; the function that is returned waits for them, in rank order."""

@@ -3,9 +3,9 @@
 The state is saved after every epoch (at most once a second), within one as often as the options say, and when a stop is
 requested; a loop that starts from a saved state gives bitwise the numbers of one that was never stopped.
 
-Batches belong to the run and not to its ranks. Each rank takes a share of every batch, and its loss is the share's sum times the
-number of ranks over the words of the *whole* batch: averaged over the ranks, as DistributedDataParallel does it, gradients are
-then those of one process, whatever the lengths of the sentences.
+Batches belong to the run and not to its ranks. Each rank takes a share of every batch, and its loss is the share's sum over the
+words of the *whole* batch: summed over the ranks, gradients are then those of one process, whatever the lengths of the sentences,
+which averages of averages are not.
 """
 
 from __future__ import annotations
@@ -231,7 +231,7 @@ class Trainer:
                     loss = loss * 0
                 if last:  # sums travel during the backward pass
                     sums = group.gather(value, correct, self.stop.number or 0)
-                (loss / (tokens / group.size)).backward()
+                (loss / tokens).backward()
         values, counts, wishes = zip(*sums(), strict=True)
         value = sum(values)
         self._check_finite(value, f"in epoch {state.epoch + 1}, batch {state.batch + 1}")
