@@ -14,7 +14,7 @@ import contextlib
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -29,58 +29,15 @@ from dqk.training.config import FREE, TrainConfig
 from dqk.training.group import ALONE, Group
 from dqk.training.interrupt import AgreedError, Interrupted, LostRankError, StopRequest
 from dqk.training.metrics import count_correct, evaluate, token_loss
-from dqk.training.models import kernel_fingerprint
+from dqk.training.models import count_parameters, kernel_fingerprint, kernel_of
 from dqk.training.run_folder import RunFolder
+from dqk.training.state import Facts, Reporter, State
 
 _SAVE_INTERVAL_S = 1.0  # what a killed process may lose; a durable write takes longer than a short epoch
 
 
 class DivergenceError(AgreedError, ArithmeticError):
     """Training that has left the finite numbers; the message says where."""
-
-
-@dataclass
-class State:
-    """Where a run stands.
-
-    Attributes:
-        epoch: finished epochs.
-        batch: finished batches of the next one.
-        loss_sum: sum of the words' losses in those batches, before each update.
-        correct: words tagged right in them.
-        tokens: words in them.
-        seconds: time spent on them.
-        history: metrics of the finished epochs.
-    """
-
-    epoch: int = 0
-    batch: int = 0
-    loss_sum: float = 0.0
-    correct: int = 0
-    tokens: int = 0
-    seconds: float = 0.0
-    history: list[dict[str, Any]] = field(default_factory=list)
-
-    @property
-    def best(self) -> dict[str, Any] | None:
-        """Metrics of the best epoch: highest accuracy, then lowest loss, then first."""
-        return min(self.history, key=lambda line: (-line["eval_accuracy"], line["eval_loss"]), default=None)
-
-
-class Reporter:
-    """Hears how a run goes; this one keeps silent."""
-
-    def preparing(self, config: TrainConfig) -> None:
-        """Before the model is built, which can take a while if its circuits are large."""
-
-    def started(self, trainer: Trainer) -> None:
-        """Before the first batch."""
-
-    def batch(self, state: State) -> None:
-        """After a batch."""
-
-    def epoch(self, line: dict[str, Any]) -> None:
-        """After an epoch, with its metrics."""
 
 
 class Trainer:
@@ -154,6 +111,7 @@ class Trainer:
             LostRankError: if another rank is gone; rank 0, if it is left, has saved the state.
         """
         self.reporter.started(self)
+        self.reporter.began(self.facts())
         threads = torch.get_num_threads()
         torch.set_num_threads(self.config.threads)
         self._network = self.group.wrap(self.model)
@@ -170,6 +128,24 @@ class Trainer:
             raise LostRankError(f"lost another rank: {cause}; go on with: {self.folder.resume_command}") from error
         finally:
             torch.set_num_threads(threads)
+
+    def facts(self) -> Facts:
+        """What the user is told about the run."""
+        return Facts(
+            model=self.config.model,
+            parameters=count_parameters(self.model),
+            sentences=len(self.train),
+            words=sum(self._lengths),
+            distinct_words=len(self.vocabulary.words),
+            tags=len(self.vocabulary.tags),
+            kernel=kernel_of(self.model),
+            folder=str(self.folder.path),
+            epochs=self.config.epochs,
+            batches=self.n_batches,
+            ranks=self.group.size,
+            launcher=self.group.launcher,
+            done=(self.state.epoch, self.state.batch),
+        )
 
     def _epoch(self) -> None:
         state, started = self.state, time.perf_counter()

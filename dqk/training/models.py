@@ -129,6 +129,15 @@ def count_parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 
+def kernel_of(model: SequenceTagger) -> str | None:
+    """What the kernel of a tagger's QK-LSTM amounts to, None for another network."""
+    recurrent = model.recurrent
+    if not isinstance(recurrent, QKLSTM):
+        return None
+    cell: Any = recurrent.cells[0]
+    return describe_kernel(cell.feature_map.circuit)
+
+
 def kernel_fingerprint(model: SequenceTagger) -> dict[str, Any]:
     """What the kernel of a tagger's QK-LSTM computes, as plain data to compare; empty for another network."""
     if not isinstance(model.recurrent, QKLSTM):

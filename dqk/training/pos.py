@@ -14,16 +14,17 @@ from safetensors.torch import load, save
 from dqk.data import PAPER_SENTENCES, TaggedSentence, Vocabulary, read_conllu
 from dqk.data.sentences import digest
 from dqk.errors import CheckpointError, InvalidInputError
-from dqk.nn import QKLSTM, SequenceTagger
+from dqk.nn import SequenceTagger
 from dqk.training import checkpoint
 from dqk.training.config import TrainConfig, continued, resolve
 from dqk.training.group import ALONE, Group
 from dqk.training.interrupt import Interrupted
-from dqk.training.loop import DivergenceError, Reporter, State, Trainer
+from dqk.training.loop import DivergenceError, Trainer
 from dqk.training.metrics import evaluate, most_frequent_tag_accuracy
-from dqk.training.models import build_tagger, count_parameters, describe_kernel
+from dqk.training.models import build_tagger, count_parameters, kernel_of
 from dqk.training.plots import draw_curves
 from dqk.training.run_folder import RunFolder
+from dqk.training.state import Reporter, State
 
 
 @dataclass(frozen=True)
@@ -287,12 +288,3 @@ def _result(trainer: Trainer, corpus: Corpus) -> dict[str, Any]:
         result["test_accuracy"], result["test_loss"] = score.accuracy, score.loss
     kernel = kernel_of(trainer.model)
     return {**result, "kernel": kernel} if kernel else result
-
-
-def kernel_of(model: SequenceTagger) -> str | None:
-    """What the kernel of a tagger's QK-LSTM amounts to, None for another network."""
-    recurrent = model.recurrent
-    if not isinstance(recurrent, QKLSTM):
-        return None
-    cell: Any = recurrent.cells[0]
-    return describe_kernel(cell.feature_map.circuit)

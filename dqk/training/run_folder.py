@@ -68,7 +68,7 @@ class RunFolder:
             CheckpointError: if the folder cannot be made.
         """
         if out is None:
-            path = _make_new(config)
+            path = new_folder(config)
             return cls(path, Lease.acquire(path / _LEASE, take_over))
         path = Path(out)
         try:
@@ -220,7 +220,7 @@ def _has_content(path: Path) -> bool:
     return any(not entry.name.removeprefix(".").startswith(_LEASE) for entry in path.iterdir())
 
 
-def _make_new(config: TrainConfig) -> Path:
+def new_folder(config: TrainConfig) -> Path:
     """Makes a folder that no other process has, even if both start in the same second."""
     base = _PARENT / f"{time.strftime('%Y%m%d-%H%M%S')}-{config.model}-seed{config.seed}"
     for number in itertools.count(1):
