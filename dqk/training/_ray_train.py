@@ -114,7 +114,9 @@ def train_pos_by_ray(
             )
         mail = ray.remote(num_cpus=0)(Mail).remote()
         try:
-            return _Run(ray, mail, reporter, stop).fit(_trainer(task, mail, config, ranks, max_failures, storage), folder)
+            return _Run(ray, mail, reporter, stop).fit(
+                _trainer(task, mail, config, ranks, max_failures, storage), folder
+            )
         finally:
             ray.kill(mail)
 

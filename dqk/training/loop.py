@@ -20,8 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dqk.data import TaggedSentence, Vocabulary, collate, epoch_batches
-from dqk.data.batches import dropout_mask, hidden_words, hide_rare_words, share_of
+from dqk.data import TaggedSentence, Vocabulary, epoch_batches
+from dqk.data.batches import dropout_mask, encode, hidden_words, hide_rare_words, pad, share_of
 from dqk.errors import CheckpointError
 from dqk.nn import SequenceTagger
 from dqk.training import checkpoint
@@ -80,6 +80,8 @@ class Trainer:
         self.state = State()
         self.stop = StopRequest(group.grace_s)
         self._lengths = [len(sentence) for sentence in train]
+        self._encoded = encode(train, vocabulary)
+        self._evaluated = encode(evaluated, vocabulary)
         self._kernel = kernel_fingerprint(model)
         self._best_tensors: dict[str, Tensor] = {}  # not written yet
         self._network: nn.Module = model
@@ -167,7 +169,7 @@ class Trainer:
                 )
             if self._due():
                 self.save()
-        score = evaluate(self.model, self.evaluated, self.vocabulary, self.config.batch_size, self.group)
+        score = evaluate(self.model, self._evaluated, self.vocabulary, self.config.batch_size, self.group)
         self._check_finite(score.loss, f"after epoch {state.epoch + 1}")
         line = {
             "epoch": state.epoch + 1,
@@ -224,7 +226,7 @@ class Trainer:
     def _logits(self, batch: list[int], lengths: list[int], rows: list[int]) -> tuple[Tensor, Tensor]:
         """Scores and tags of some sentences of a batch, padded. Shapes (B, T, n_tags) and (B, T)."""
         config, state = self.config, self.state
-        part = collate([self.train[batch[row]] for row in rows], self.vocabulary)
+        part = pad([self._encoded[batch[row]] for row in rows], self.vocabulary)
         words = part.words
         if self.vocabulary.unknown_index is not None:
             hidden = hidden_words(lengths, rows, config.seed, state.epoch, state.batch)

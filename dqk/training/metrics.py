@@ -11,9 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dqk.data import TaggedSentence, Vocabulary, collate, sorted_batches
-from dqk.data.batches import PADDED_TAG
+from dqk.data import TaggedSentence, Vocabulary, sorted_batches
+from dqk.data.batches import PADDED_TAG, Encoded, pad
 from dqk.training.group import ALONE, Group
+
+_TOGETHER = 32  # sentences at most: batches enough for all ranks to have some
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ def count_correct(logits: Tensor, tags: Tensor) -> int:
 @torch.no_grad()
 def evaluate(
     model: nn.Module,
-    sentences: Sequence[TaggedSentence],
+    sentences: Sequence[Encoded],
     vocabulary: Vocabulary,
     batch_size: int,
     group: Group = ALONE,
@@ -67,10 +69,10 @@ def evaluate(
     """
     was_training = model.training
     model.eval()
-    batches = sorted_batches([len(sentence) for sentence in sentences], batch_size)
+    batches = sorted_batches([len(sentence) for sentence in sentences], min(batch_size, _TOGETHER))
     counts: list[float] = []
     for indices in batches[group.rank :: group.size]:
-        batch = collate([sentences[index] for index in indices], vocabulary)
+        batch = pad([sentences[index] for index in indices], vocabulary)
         logits = model(batch.words, batch.lengths)
         loss, count = token_loss(logits, batch.tags)
         counts += [loss.item(), count, count_correct(logits, batch.tags), int((batch.tags != PADDED_TAG).sum())]

@@ -12,6 +12,7 @@ from typing import Any, cast
 from safetensors.torch import load, save
 
 from dqk.data import PAPER_SENTENCES, TaggedSentence, Vocabulary, read_conllu
+from dqk.data.batches import encode
 from dqk.data.sentences import digest
 from dqk.errors import CheckpointError, InvalidInputError
 from dqk.nn import SequenceTagger
@@ -284,7 +285,7 @@ def _result(trainer: Trainer, corpus: Corpus) -> dict[str, Any]:
     if corpus.held_out:
         result["held_out_accuracy"] = best["eval_accuracy"]
     if corpus.test:
-        score = evaluate(trainer.model, corpus.test, trainer.vocabulary, config.batch_size)
+        score = evaluate(trainer.model, encode(corpus.test, trainer.vocabulary), trainer.vocabulary, config.batch_size)
         result["test_accuracy"], result["test_loss"] = score.accuracy, score.loss
     kernel = kernel_of(trainer.model)
     return {**result, "kernel": kernel} if kernel else result
