@@ -129,6 +129,7 @@ class Trainer:
             self.save()  # no parameter changes before all ranks have done their part of a step
             raise LostRankError(f"lost another rank: {cause}; go on with: {self.folder.resume_command}") from error
         finally:
+            self._network = self.model  # what is tied to the group must not outlive it
             torch.set_num_threads(threads)
 
     def facts(self) -> Facts:
