@@ -47,7 +47,9 @@ def train(ranks: int, arguments: list[str], folder: Path) -> list[dict[str, Any]
     ]
     address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     processes = [
-        subprocess.Popen(command, env={**environment, **address, **place}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        subprocess.Popen(
+            command, env={**environment, **address, **place}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        )
         for place in own
     ]
     messages = [process.communicate()[1].decode() for process in processes]
