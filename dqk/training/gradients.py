@@ -9,10 +9,11 @@ stopped.
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch._C._distributed_c10d import GradBucket
 from torch.nn.functional import pad
 
 
-def sum_in_rank_order(size: int, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
+def sum_in_rank_order(size: int, bucket: GradBucket) -> torch.futures.Future[Tensor]:
     """A communication hook: each rank sums a part of the bucket for all, and gives it to them.
 
     That moves as much data as an all-reduce does.

@@ -19,6 +19,8 @@ from typing import Any, cast
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch._C._distributed_c10d import PrefixStore, Store
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from dqk.errors import ClusterError, exit_code
@@ -48,7 +50,7 @@ class Group:
         grace_s: see `StopRequest`.
     """
 
-    def __init__(self, rank: int = 0, size: int = 1, launcher: str = "", store: dist.Store | None = None):
+    def __init__(self, rank: int = 0, size: int = 1, launcher: str = "", store: Store | None = None):
         self.rank = rank
         self.size = size
         self.launcher = launcher
@@ -76,7 +78,7 @@ class Group:
             store = dist.distributed_c10d._get_default_store()
         else:
             store = _meet(rank, _BACKENDS[device])
-        return cls(rank.rank, rank.world_size, rank.launcher, dist.PrefixStore("dqk", store))
+        return cls(rank.rank, rank.world_size, rank.launcher, PrefixStore("dqk", store))
 
     @property
     def leads(self) -> bool:
@@ -182,18 +184,18 @@ class Group:
     def _end(self, error: BaseException) -> None:
         """Rank 0: says how it ends, and stays until the others have heard it, as it may be the one that keeps the store."""
         with contextlib.suppress(RuntimeError):
-            cast(dist.Store, self._store).set("outcome", json.dumps(exit_code(error)))
+            cast(Store, self._store).set("outcome", json.dumps(exit_code(error)))
         if isinstance(error, KeyboardInterrupt):
             return
         _leave()  # wakes those that wait for this rank
         others = self.size - 1 - isinstance(error, LostRankError)
         deadline = time.monotonic() + _PARTING_S
         with contextlib.suppress(RuntimeError):
-            while cast(dist.Store, self._store).add("heard", 0) < others and time.monotonic() < deadline:
+            while cast(Store, self._store).add("heard", 0) < others and time.monotonic() < deadline:
                 time.sleep(_POLL_S[0])
 
     def _end_after_rank_0(self, error: BaseException) -> None:
-        store = cast(dist.Store, self._store)
+        store = cast(Store, self._store)
         if isinstance(error, RankEnded):
             found: tuple[str, str] | None = ("outcome", str(error.exit_code))
         else:
@@ -214,7 +216,7 @@ class Group:
 
     def _wait_for(self, keys: Sequence[str], patience_s: float) -> tuple[str, str] | None:
         """The first key of the store that is there, with its value; None after the time, or if the store is gone."""
-        store = cast(dist.Store, self._store)
+        store = cast(Store, self._store)
         deadline, pause = time.monotonic() + patience_s, _POLL_S[0]
         try:
             while True:  # not the store's own waiting, during which Python hears no signal
@@ -233,7 +235,7 @@ ALONE = Group()
 """A single process."""
 
 
-def _meet(rank: Rank, backend: str) -> dist.Store:
+def _meet(rank: Rank, backend: str) -> Store:
     address, port = rank.master_addr, rank.master_port
     if address is None or port is None:
         from dqk.training._mpi_address import agree_on_address
@@ -241,10 +243,10 @@ def _meet(rank: Rank, backend: str) -> dist.Store:
         address, port = agree_on_address()
     os.environ.update(MASTER_ADDR=address, MASTER_PORT=str(port))
     try:
-        store, _, _ = next(dist.rendezvous("env://", rank.rank, rank.world_size, timeout=_MEETING))
+        store, _, _ = next(rendezvous("env://", rank.rank, rank.world_size, timeout=_MEETING))
         dist.init_process_group(
             backend,
-            store=dist.PrefixStore("group", store),
+            store=PrefixStore("group", store),
             rank=rank.rank,
             world_size=rank.world_size,
             timeout=_PATIENCE,

@@ -84,7 +84,7 @@ class Trainer:
         self._evaluated = encode(evaluated, vocabulary)
         self._kernel = kernel_fingerprint(model)
         self._best_tensors: dict[str, Tensor] = {}  # not written yet
-        self._network: nn.Module = model
+        self._network: Any = model
         self._saved_at = -math.inf
         self._due_from = math.inf
         self._saved_steps = 0
