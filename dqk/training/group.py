@@ -8,9 +8,12 @@ why.
 from __future__ import annotations
 
 import contextlib
+import gc
+import importlib
 import json
 import os
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from types import TracebackType
@@ -21,10 +24,9 @@ import torch.distributed as dist
 from torch import nn
 from torch._C._distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
-from torch.nn.parallel import DistributedDataParallel
 
-from dqk.errors import ClusterError, exit_code
-from dqk.training.gradients import sum_in_rank_order
+from dqk.errors import ClusterError, DQKError, exit_code
+from dqk.training.gradients import sum_gradients
 from dqk.training.interrupt import AgreedError, LostRankError, RankEnded
 from dqk.training.rank import Rank
 
@@ -85,13 +87,10 @@ class Group:
         """Whether this is rank 0."""
         return self.rank == 0
 
-    def wrap(self, model: nn.Module) -> nn.Module:
-        """The model whose backward pass sums gradients over all ranks; the same parameters."""
-        if self.size == 1:
-            return model
-        parallel = DistributedDataParallel(model)
-        parallel.register_comm_hook(self.size, sum_in_rank_order)
-        return parallel
+    def sum_gradients(self, model: nn.Module) -> None:
+        """Replaces the gradients of a model's parameters by their sums over all ranks."""
+        if self.size > 1:
+            sum_gradients(model.parameters(), self.size)
 
     def gather(self, *values: float) -> Callable[[], list[tuple[float, ...]]]:
         """Starts to collect some numbers of every rank; the function that is returned waits for them, in rank order."""
@@ -170,8 +169,10 @@ class Group:
         if error is None:
             with contextlib.suppress(RuntimeError):  # a rank that is lost now has done all its work
                 dist.barrier()
+            _let_go(None)
             _leave()
             return
+        _let_go(error)
         if self.lost(error):
             error = LostRankError(f"lost another rank: {self.cause(error)}")
         if self.leads:
@@ -188,7 +189,8 @@ class Group:
         if isinstance(error, KeyboardInterrupt):
             return
         _leave()  # wakes those that wait for this rank
-        others = self.size - 1 - isinstance(error, LostRankError)
+        gone = isinstance(error, LostRankError) and self._wait_for(("failed",), 0.0) is None
+        others = self.size - 1 - gone
         deadline = time.monotonic() + _PARTING_S
         with contextlib.suppress(RuntimeError):
             while cast(Store, self._store).add("heard", 0) < others and time.monotonic() < deadline:
@@ -211,7 +213,10 @@ class Group:
             elif isinstance(error, LostRankError) and store.add("told", 1) > 1:
                 found = ("outcome", "1")  # another one says it
         _leave()
-        if found is not None:
+        told = isinstance(error, DQKError | OSError) or self.lost(
+            error
+        )  # of anything else rank 0 does not know the traceback
+        if found is not None and told:
             raise RankEnded(json.loads(found[1])) from None
 
     def _wait_for(self, keys: Sequence[str], patience_s: float) -> tuple[str, str] | None:
@@ -242,6 +247,9 @@ def _meet(rank: Rank, backend: str) -> Store:
 
         address, port = agree_on_address()
     os.environ.update(MASTER_ADDR=address, MASTER_PORT=str(port))
+    # It keeps the group that exists when it is imported, as a default argument, and optimisers import it. A group that is kept does
+    # not close: others would not hear that this rank has failed, and torch's threads would abort the process at its end.
+    importlib.import_module("torch.distributed.nn.functional")
     try:
         store, _, _ = next(rendezvous("env://", rank.rank, rank.world_size, timeout=_MEETING))
         dist.init_process_group(
@@ -258,6 +266,17 @@ def _meet(rank: Rank, backend: str) -> Store:
             "all ranks running, and is that address the machine of rank 0? MASTER_ADDR and MASTER_PORT set another one"
         ) from error
     return store
+
+
+def _let_go(error: BaseException | None) -> None:
+    """Frees what an error's frames hold, such as messages under way.
+
+    Torch's threads end only when nobody holds their group; one that runs while Python ends aborts the process.
+    """
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
+    gc.collect()
 
 
 def _leave() -> None:

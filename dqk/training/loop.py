@@ -10,7 +10,6 @@ which averages of averages are not.
 
 from __future__ import annotations
 
-import contextlib
 import math
 import time
 from collections.abc import Mapping
@@ -84,7 +83,6 @@ class Trainer:
         self._evaluated = encode(evaluated, vocabulary)
         self._kernel = kernel_fingerprint(model)
         self._best_tensors: dict[str, Tensor] = {}  # not written yet
-        self._network: Any = model
         self._saved_at = -math.inf
         self._due_from = math.inf
         self._saved_steps = 0
@@ -116,7 +114,6 @@ class Trainer:
         self.reporter.began(self.facts())
         threads = torch.get_num_threads()
         torch.set_num_threads(self.config.threads)
-        self._network = self.group.wrap(self.model)
         self._due_from = time.monotonic()
         try:
             with self.stop:
@@ -129,7 +126,6 @@ class Trainer:
             self.save()  # no parameter changes before all ranks have done their part of a step
             raise LostRankError(f"lost another rank: {cause}; go on with: {self.folder.resume_command}") from error
         finally:
-            self._network = self.model  # what is tied to the group must not outlive it
             torch.set_num_threads(threads)
 
     def facts(self) -> Facts:
@@ -199,18 +195,17 @@ class Trainer:
         self._optimizer.zero_grad()
         value, correct = 0.0, 0
         for number, rows in enumerate(parts or [[0]]):
-            last = number + 1 >= len(parts)
-            with contextlib.nullcontext() if last or group.size == 1 else self._network.no_sync():
-                logits, tags = self._logits(batch, lengths, rows)
-                loss, _ = token_loss(logits, tags)
-                if parts:
-                    value += loss.item()
-                    correct += count_correct(logits, tags)
-                else:  # fewer sentences than ranks: this one takes part without a weight
-                    loss = loss * 0
-                if last:  # sums travel during the backward pass
-                    sums = group.gather(value, correct, self.stop.number or 0)
-                (loss / tokens).backward()
+            logits, tags = self._logits(batch, lengths, rows)
+            loss, _ = token_loss(logits, tags)
+            if parts:
+                value += loss.item()
+                correct += count_correct(logits, tags)
+            else:  # fewer sentences than ranks: this one takes part without a weight
+                loss = loss * 0
+            if number + 1 >= len(parts):  # sums travel during the backward pass
+                sums = group.gather(value, correct, self.stop.number or 0)
+            (loss / tokens).backward()
+        group.sum_gradients(self.model)
         values, counts, wishes = zip(*sums(), strict=True)
         value = sum(values)
         self._check_finite(value, f"in epoch {state.epoch + 1}, batch {state.batch + 1}")
@@ -242,7 +237,7 @@ class Trainer:
                 config.seed,
                 state.epoch,
             )
-        return self._network(words, part.lengths, mask), part.tags
+        return self.model(words, part.lengths, mask), part.tags
 
     def _due(self) -> bool:
         """Whether the options ask for the state to be saved now."""

@@ -14,6 +14,7 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 LIMIT_S = 90
 TRAIN = (sys.executable, "-m", "dqk", "train", "pos")
+FAILING = (sys.executable, str(Path(__file__).with_name("failing_rank.py")), "train", "pos")
 
 
 def arguments(options: Mapping[str, Any]) -> list[str]:
@@ -26,7 +27,7 @@ def environment(**more: str) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def started(n_ranks: int, *words: str) -> Iterator[list[subprocess.Popen[str]]]:
+def started(n_ranks: int, *words: str, failing: int | None = None) -> Iterator[list[subprocess.Popen[str]]]:
     """`dqk train pos --distributed` on ranks that torchrun might have started."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -40,7 +41,8 @@ def started(n_ranks: int, *words: str) -> Iterator[list[subprocess.Popen[str]]]:
                 "MASTER_ADDR": "127.0.0.1",
                 "MASTER_PORT": str(port),
             }
-            ranks.append(stack.enter_context(process(*TRAIN, "--distributed", "--json", *words, **place)))
+            program = FAILING if rank == failing else TRAIN
+            ranks.append(stack.enter_context(process(*program, "--distributed", "--json", *words, **place)))
         yield ranks
 
 

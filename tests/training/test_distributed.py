@@ -86,11 +86,11 @@ def test_ranks_of_mpi_write_the_same_metrics(options: dict[str, Any], of_two: Pa
     assert launcher
     dqk = (sys.executable, "-m", "mpi4py", "-m", "dqk", "train", "pos", "--distributed")
     out = f"--out={tmp_path / 'mpi'}"
-    with process(launcher, "-n", "2", *dqk, *arguments({**options, "accumulate": 2}), out) as job:
+    with process(launcher, "-n", "2", *dqk, *arguments(options), out) as job:
         codes, _, messages = ends([job])
     assert codes == [0], messages
     assert "2 ranks started by MPICH" in messages
-    assert_close_runs(of_two, tmp_path / "mpi")
+    assert_same_run(of_two, tmp_path / "mpi")
 
 
 @pytest.mark.faults
@@ -121,7 +121,7 @@ def test_a_killed_rank(options: dict[str, Any], alone: Path, of_three: Path, tmp
 def test_rank_0_is_killed(options: dict[str, Any], alone: Path, tmp_path: Path) -> None:
     """It takes the store of the ranks with it. What was saved last is there."""
     out = tmp_path / "run"
-    with started(2, *arguments({**options, "checkpoint_steps": 1}), f"--out={out}") as ranks:
+    with started(2, *arguments({**options, "checkpoint_steps": 1, "accumulate": 2}), f"--out={out}") as ranks:
         wait_for_epochs(out, 3, ranks)
         ranks[0].kill()
         codes, output, messages = ends(ranks)
@@ -145,6 +145,17 @@ def test_a_signal_to_any_rank_stops_all(options: dict[str, Any], of_two: Path, t
         codes, _, messages = ends(ranks)
     assert codes == [0, 0], messages
     assert_same_run(of_two, out)
+
+
+@pytest.mark.faults
+def test_a_rank_that_fails_ends_all_with_its_reason(options: dict[str, Any], tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    with started(2, *arguments({**options, "checkpoint_minutes": 0}), f"--out={out}", failing=1) as ranks:
+        codes, output, messages = ends(ranks)
+    assert codes == [1, 1] and output == "" and "Traceback" not in messages and messages.count("error: ") == 1
+    assert "error: lost another rank: rank 1 ended with MemoryBoundError: too large; go on with: " in messages
+    # Rank 0 has saved the state after the 19 steps that all ranks did; the 19th began the tenth epoch.
+    assert load_checkpoint(out / "last.safetensors", "")[1]["state"]["epoch"] == 9
 
 
 def test_what_rank_0_refuses_ends_all_with_one_message(options: dict[str, Any], alone: Path) -> None:
