@@ -62,6 +62,14 @@ class TileError(DQKError, RuntimeError):
     """Tiles that failed as often as they may; the message has their causes. Everything else was computed."""
 
 
+def exit_code(error: BaseException) -> int:
+    """What a process exits with after an error: the error's own code, 2 if what was typed cannot be used, else 1."""
+    own = getattr(error, "exit_code", None)
+    if own is not None:
+        return int(own)
+    return 2 if isinstance(error, InvalidInputError) and not isinstance(error, DataFileError) else 1
+
+
 def unknown_name(what: str, given: object, known: Iterable[str]) -> InvalidInputError:
     """An error for a name that is not in a list, with the nearest known name if there is one.
 

@@ -10,8 +10,8 @@ from typing import Annotated, Any
 import typer
 
 from dqk.cli import doctor, gram, predict, reproduce, store, train
-from dqk.cli.output import exit_code, report
-from dqk.errors import DQKError
+from dqk.cli.output import report
+from dqk.errors import DQKError, exit_code
 
 app = typer.Typer(
     name="dqk",

@@ -10,8 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from dqk.errors import DataFileError, InvalidInputError
-from dqk.training.interrupt import Interrupted
+from dqk.training.interrupt import Interrupted, RankEnded
 
 
 def stderr() -> Console:
@@ -37,15 +36,10 @@ def table(*columns: str, numbers: tuple[str, ...] = ()) -> Table:
     return result
 
 
-def exit_code(error: Exception) -> int:
-    """2 if something that was typed cannot be used, 128 + n after signal n, else 1."""
-    if isinstance(error, Interrupted):
-        return error.exit_code
-    return 2 if isinstance(error, InvalidInputError) and not isinstance(error, DataFileError) else 1
-
-
 def report(error: Exception) -> None:
-    """Prints an error for people: what was wrong, without a traceback."""
+    """Prints an error for people: what was wrong, without a traceback. Nothing if another rank has said it."""
+    if isinstance(error, RankEnded):
+        return
     console = stderr()
     lines = str(error).splitlines() or [type(error).__name__]
     text = f" {lines[0]}" if len(lines) == 1 else "".join(f"\n  {line}" for line in lines)

@@ -6,13 +6,19 @@ import math
 from types import TracebackType
 from typing import Any
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from dqk.cli.output import stderr
 from dqk.training.config import TrainConfig
-from dqk.training.loop import Reporter, State, Trainer
-from dqk.training.models import count_parameters
-from dqk.training.pos import kernel_of
+from dqk.training.state import Facts, Reporter, State
 
 _LINES = 20  # at most, where there is no terminal
 _MANY_QUBITS = 10_000
@@ -37,6 +43,7 @@ class ProgressReporter(Reporter):
         )
         self._epochs = 0
         self._n_batches = 0
+        self._task: TaskID | None = None
 
     def __enter__(self) -> ProgressReporter:
         return self
@@ -54,24 +61,26 @@ class ProgressReporter(Reporter):
                 f"preparing circuits of {qubits:,} qubits, which takes minutes and gigabytes per million of them ..."
             )
 
-    def started(self, trainer: Trainer) -> None:
+    def began(self, facts: Facts) -> None:
         """Says what is trained and starts the bar."""
-        config, state = trainer.config, trainer.state
-        self._epochs, self._n_batches = config.epochs, trainer.n_batches
+        self._epochs, self._n_batches = facts.epochs, facts.batches
         self._print(
-            f"{config.model}: {count_parameters(trainer.model)} parameters; {len(trainer.train)} sentences of "
-            f"{sum(map(len, trainer.train))} words to train on, {len(trainer.vocabulary.words)} words and "
-            f"{len(trainer.vocabulary.tags)} tags distinct"
+            f"{facts.model}: {facts.parameters} parameters; {facts.sentences} sentences of {facts.words} words to train on, "
+            f"{facts.distinct_words} words and {facts.tags} tags distinct"
         )
-        kernel = kernel_of(trainer.model)
-        if kernel is not None:
-            self._print(f"kernel: {kernel}")
-        self._print(f"run folder: {trainer.folder.path}")
-        if state.epoch or state.batch:
-            self._print(f"going on after {state.epoch} epochs and {state.batch} batches")
-        self._bar.start()
-        self._task = self._bar.add_task("", total=self._epochs * self._n_batches, epoch="", metrics="")
-        self._update(state)
+        if facts.kernel is not None:
+            self._print(f"kernel: {facts.kernel}")
+        self._print(f"run folder: {facts.folder}")
+        if facts.launcher:
+            share = "each takes a part of every batch" if facts.ranks > 1 else "so that it trains alone"
+            self._print(f"{facts.ranks} rank{'s' * (facts.ranks > 1)} started by {facts.launcher}, {share}")
+        epoch, batch = facts.done
+        if epoch or batch:
+            self._print(f"going on after {epoch} epochs and {batch} batches")
+        if self._task is None:  # else ranks were lost and have begun again
+            self._bar.start()
+            self._task = self._bar.add_task("", total=self._epochs * self._n_batches, epoch="", metrics="")
+        self._update(State(epoch, batch))
         self._bar.refresh()  # the first batch may compile for a while
 
     def batch(self, state: State) -> None:
@@ -91,6 +100,7 @@ class ProgressReporter(Reporter):
     def _update(self, state: State, metrics: str = "first batch ...") -> None:
         done = state.epoch * self._n_batches + state.batch
         shown = f"{min(state.epoch + 1, self._epochs)}/{self._epochs}"
+        assert self._task is not None
         self._bar.update(self._task, completed=done, epoch=shown, metrics=metrics)
 
     def _print(self, text: str) -> None:

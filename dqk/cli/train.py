@@ -6,7 +6,7 @@ import inspect
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,8 +15,12 @@ from dqk.errors import DataFileError, InvalidInputError
 from dqk.training.config import OPTIONS, PRESETS, TYPES, TrainConfig, flag
 from dqk.training.hints import command
 
+if TYPE_CHECKING:
+    from dqk.training.group import Group
+
 app = typer.Typer(name="train", help="Train a model.", no_args_is_help=True, epilog="Example: dqk train pos --seed 0")
 
+_DISTRIBUTED = "Several ranks"
 _METAVARS = {bool: "", int: "<int>", float: "<float>", str: "<text>"}
 _EXAMPLES = """
 Examples:
@@ -29,7 +33,14 @@ Examples:
 
   dqk train pos --resume runs/ud --epochs 20
 
-Ctrl-C saves the state and exits with 130 (SIGTERM: 143); --resume goes on to the numbers of an uninterrupted run.
+  torchrun --nproc-per-node 2 -m dqk train pos --data train.conllu --distributed
+
+  mpiexec -n 2 python -m mpi4py -m dqk train pos --data train.conllu --distributed
+
+  dqk train pos --data train.conllu --distributed --launcher ray --ranks 2
+
+Ctrl-C saves the state and exits with 130 (SIGTERM: 143, SIGUSR1: 138); --resume goes on to the numbers of an uninterrupted
+run, with any number of ranks. With --out RUN --resume RUN a run goes on, or starts if there is none yet.
 """
 
 
@@ -93,30 +104,121 @@ def pos(
     take_over: Annotated[
         bool, typer.Option("--take-over", help="Take the folder from a process on another machine that has ended.")
     ] = False,
+    distributed: Annotated[
+        bool,
+        typer.Option(
+            "--distributed",
+            help="Share every batch among the ranks that torchrun, mpiexec or srun has started.",
+            rich_help_panel=_DISTRIBUTED,
+        ),
+    ] = False,
+    launcher: Annotated[
+        str | None,
+        typer.Option(metavar="<text>", help="ray: have Ray start the ranks.", rich_help_panel=_DISTRIBUTED),
+    ] = None,
+    ranks: Annotated[
+        str | None,
+        typer.Option(metavar="<int>", help="Ranks that Ray starts. Default 2.", rich_help_panel=_DISTRIBUTED),
+    ] = None,
+    max_failures: Annotated[
+        str | None,
+        typer.Option(
+            metavar="<int>",
+            help="How often Ray starts all ranks again, from the last checkpoint, after one was lost. Default 2.",
+            rich_help_panel=_DISTRIBUTED,
+        ),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")] = False,
     **given: Any,
 ) -> None:
     """Train a part-of-speech tagger, on the paper's two sentences or on CoNLL-U files."""
-    written = _read_toml(config) if config is not None else {}
-    out_in_file = _out_in_file(written)
-    out = out if out is not None else out_in_file
     typed = {name: _converted(name, text) for name, text in given.items() if text is not None}
-    options = {**written, **typed}
-    if resume is not None and out is not None and out.resolve() != resume.resolve():
-        raise InvalidInputError(f"--resume {resume} and --out {out}: a run stays in its folder, leave one of them out")
+    by_ray = _ray_options(distributed, launcher, ranks, max_failures)
+    with _group(distributed and by_ray is None) as group:
+        if not group.leads:
+            from dqk.training.pos import train_pos
 
-    from dqk.cli.progress import ProgressReporter
-    from dqk.training.pos import resume_pos, train_pos
-
-    with ProgressReporter() as reporter:
-        if resume is not None:
-            result = resume_pos(resume, options, reporter, take_over)
-        else:
-            result = train_pos(options, out, reporter, take_over)
+            train_pos({}, group=group)
+            return
+        options, out = _merged(config, typed, out)
+        if resume is not None and out is not None and out.resolve() != resume.resolve():
+            raise InvalidInputError(
+                f"--resume {resume} and --out {out}: a run stays in its folder, leave one of them out"
+            )
+        result = _train(options, out, resume, take_over, group, by_ray)
     if json:
         print_json(result)
     else:
         _show(result)
+
+
+def _ray_options(
+    distributed: bool, launcher: str | None, ranks: str | None, max_failures: str | None
+) -> dict[str, int] | None:
+    """What Ray is to start; None if it is not to."""
+    if launcher is None and (ranks or max_failures) is not None:
+        name = "--ranks" if ranks is not None else "--max-failures"
+        raise InvalidInputError(
+            f"{name}: is for --launcher ray; other launchers are told themselves how many ranks to start"
+        )
+    if launcher is None:
+        return None
+    if launcher != "ray":
+        raise InvalidInputError(
+            f"--launcher: {launcher!r}, expected 'ray'; torchrun, mpiexec and srun stand before the command instead, see --help"
+        )
+    if not distributed:
+        raise InvalidInputError("--launcher ray: needs --distributed, too")
+    given = {"ranks": (ranks, 2, 1), "max_failures": (max_failures, 2, 0)}
+    return {
+        name: default if text is None else _count(flag(name), text, least)
+        for name, (text, default, least) in given.items()
+    }
+
+
+def _count(name: str, text: str, least: int) -> int:
+    if not text.isdigit() or int(text) < least:
+        raise InvalidInputError(f"{name}: {text!r}, expected a whole number of at least {least}")
+    return int(text)
+
+
+def _group(distributed: bool) -> Group:
+    """The ranks that a launcher has started, or this process alone."""
+    from dqk.training.group import ALONE, Group
+    from dqk.training.rank import Rank
+
+    return Group.join(Rank.from_environ()) if distributed else ALONE
+
+
+def _merged(config: Path | None, typed: dict[str, Any], out: Path | None) -> tuple[dict[str, Any], Path | None]:
+    """Options and run folder from a TOML file and the command line, which wins."""
+    written = _read_toml(config) if config is not None else {}
+    out_in_file = _out_in_file(written)
+    return {**written, **typed}, out if out is not None else out_in_file
+
+
+def _train(
+    options: dict[str, Any],
+    out: Path | None,
+    resume: Path | None,
+    take_over: bool,
+    group: Group,
+    by_ray: dict[str, int] | None,
+) -> dict[str, Any]:
+    from dqk.cli.progress import ProgressReporter
+    from dqk.training.pos import resume_pos, train_pos
+    from dqk.training.run_folder import RunFolder
+
+    if resume is not None and out is not None and not RunFolder.is_run(resume):
+        resume = None  # a batch script says the same the first time and after a requeue
+    with ProgressReporter() as reporter:
+        if by_ray is not None:
+            from dqk.training._ray_train import train_pos_by_ray
+
+            return train_pos_by_ray(options, out, resume, reporter, take_over, **by_ray)
+        if resume is not None:
+            return resume_pos(resume, options, reporter, take_over, group)
+        return train_pos(options, out, reporter, take_over, group)
 
 
 def _read_toml(path: Path) -> dict[str, Any]:

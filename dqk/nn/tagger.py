@@ -79,13 +79,15 @@ class SequenceTagger(nn.Module):
         self.recurrent = recurrent
         self.head = nn.Linear(width * (2 if recurrent.bidirectional else 1), n_tags, **place)
 
-    def forward(self, tokens: Tensor, lengths: Tensor | None = None) -> Tensor:
+    def forward(self, tokens: Tensor, lengths: Tensor | None = None, dropout_mask: Tensor | None = None) -> Tensor:
         """Scores of the tags.
 
         Args:
             tokens: token numbers, shape (B, T), padded at the end.
             lengths: number of tokens of every sequence, shape (B,), each from 1 to T; None if all have T. What
                 follows a sequence's end changes none of its scores.
+            dropout_mask: factors for the embeddings, shape (B, T, embedding_dim), instead of dropout that is drawn here
+                from torch's global generator.
 
         Returns:
             Logits, shape (B, T, n_tags); those of padding mean nothing.
@@ -98,10 +100,11 @@ class SequenceTagger(nn.Module):
                 f"tokens have shape {tuple(tokens.shape)} and dtype {tokens.dtype}, expected integers of shape (B, T)"
             )
         try:
-            embedded = self.dropout(self.embedding(tokens))
+            embedded = self.embedding(tokens)
         except IndexError as error:
             found, last = f"{int(tokens.min())} to {int(tokens.max())}", self.embedding.num_embeddings - 1
             raise InvalidInputError(f"tokens go from {found}, expected 0 to {last}") from error
+        embedded = self.dropout(embedded) if dropout_mask is None else embedded * dropout_mask.to(embedded)
         if lengths is None:
             return self.head(self.recurrent(embedded)[0])
         lengths = torch.as_tensor(lengths).cpu()

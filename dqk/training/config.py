@@ -144,6 +144,12 @@ class TrainConfig:
     batch_size: int = _option(32, "Sentences in a batch", "Training", least=1)
     learning_rate: float = _option(0.01, "Step size", "Training", above=0)
     optimizer: str = _option("adam", "Optimiser", "Training", choices=("adam", "sgd"))
+    accumulate: int = _option(
+        1,
+        "Parts in which a rank takes its sentences of a batch one after the other, to save memory",
+        "Training",
+        least=1,
+    )
     dropout: float = _option(
         0.0, "Part of the word vectors' values that is left out at random", "Training", least=0, below=1
     )
@@ -151,6 +157,12 @@ class TrainConfig:
     patience: int = _option(0, "Stop after this many epochs without a better one; 0 for never", "Training", least=0)
     threads: int = _option(1, "CPU threads of torch; other numbers of threads change last digits", "Training", least=1)
     seed: int = _option(0, "Seed of parameters and batches", "Training", least=0, below=2**31)
+    checkpoint_steps: int = _option(
+        0, "Save the state after so many batches, too, not after epochs only; 0 for never", "Checkpoints", least=0
+    )
+    checkpoint_minutes: float = _option(
+        10.0, "Save the state after so many minutes, too; 0 for never", "Checkpoints", least=0
+    )
 
     def applies(self, name: str) -> bool:
         """Whether an option has a meaning for this run."""
@@ -174,6 +186,9 @@ OPTIONS: dict[str, Option] = {f.name: f.metadata["option"] for f in fields(Train
 
 TYPES: dict[str, Any] = typing.get_type_hints(TrainConfig)
 """The type of every option."""
+
+FREE = ("accumulate", "checkpoint_steps", "checkpoint_minutes")
+"""Options that a run may change when it goes on: they say how it is computed and kept, not what."""
 
 PRESETS: dict[str, dict[str, Any]] = {
     # The paper leaves references and scale open; these give its 183 parameters. One batch holds both sentences.
@@ -305,7 +320,8 @@ def continued(config: TrainConfig, given: Mapping[str, Any]) -> TrainConfig:
 
     Args:
         config: of the run.
-        given: options; `epochs` may grow, the others must say what they said. Data are compared by content, elsewhere.
+        given: options; `epochs` may grow and those in `FREE` change, the others must say what they said. Data are compared by
+            content, elsewhere.
 
     Raises:
         InvalidInputError: lists every option that contradicts the run.
@@ -322,7 +338,7 @@ def continued(config: TrainConfig, given: Mapping[str, Any]) -> TrainConfig:
             continue
         if not config.applies(name):
             problems.append(_not_applicable(name, config))
-        elif name == "epochs" and value >= before or name in ("data", "test") and before is not None:
+        elif name == "epochs" and value >= before or name in ("data", "test") and before is not None or name in FREE:
             changes[name] = value
         elif value != before:
             more = "; a run can go on for more epochs, not for fewer" if name == "epochs" else ""

@@ -1,78 +1,42 @@
 """The training loop: epochs, batches, checkpoints, stopping. Every number follows from the configuration and the data.
 
-The state is saved after every epoch (at most once a second), and within one when a stop is requested; a loop that starts
-from a saved state gives bitwise the numbers of one that was never stopped.
+The state is saved after every epoch (at most once a second), within one as often as the options say, and when a stop is
+requested; a loop that starts from a saved state gives bitwise the numbers of one that was never stopped.
+
+Batches belong to the run and not to its ranks. Each rank takes a share of every batch, and its loss is the share's sum over the
+words of the *whole* batch: summed over the ranks, gradients are then those of one process, whatever the lengths of the sentences,
+which averages of averages are not.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from dqk.data import TaggedSentence, Vocabulary, collate, epoch_batches
-from dqk.data.batches import hide_rare_words
-from dqk.errors import CheckpointError, DQKError
+from dqk.data import TaggedSentence, Vocabulary, epoch_batches
+from dqk.data.batches import dropout_mask, encode, hidden_words, hide_rare_words, pad, share_of
+from dqk.errors import CheckpointError
 from dqk.nn import SequenceTagger
 from dqk.training import checkpoint
-from dqk.training.config import TrainConfig
-from dqk.training.interrupt import Interrupted, StopRequest
+from dqk.training.config import FREE, TrainConfig
+from dqk.training.group import ALONE, Group
+from dqk.training.interrupt import AgreedError, Interrupted, LostRankError, StopRequest
 from dqk.training.metrics import count_correct, evaluate, token_loss
+from dqk.training.models import count_parameters, kernel_fingerprint, kernel_of
 from dqk.training.run_folder import RunFolder
+from dqk.training.state import Facts, Reporter, State
 
 _SAVE_INTERVAL_S = 1.0  # what a killed process may lose; a durable write takes longer than a short epoch
 
 
-class DivergenceError(DQKError, ArithmeticError):
+class DivergenceError(AgreedError, ArithmeticError):
     """Training that has left the finite numbers; the message says where."""
-
-
-@dataclass
-class State:
-    """Where a run stands.
-
-    Attributes:
-        epoch: finished epochs.
-        batch: finished batches of the next one.
-        loss_sum: sum of the words' losses in those batches, before each update.
-        correct: words tagged right in them.
-        tokens: words in them.
-        seconds: time spent on them.
-        history: metrics of the finished epochs.
-    """
-
-    epoch: int = 0
-    batch: int = 0
-    loss_sum: float = 0.0
-    correct: int = 0
-    tokens: int = 0
-    seconds: float = 0.0
-    history: list[dict[str, Any]] = field(default_factory=list)
-
-    @property
-    def best(self) -> dict[str, Any] | None:
-        """Metrics of the best epoch: highest accuracy, then lowest loss, then first."""
-        return min(self.history, key=lambda line: (-line["eval_accuracy"], line["eval_loss"]), default=None)
-
-
-class Reporter:
-    """Hears how a run goes; this one keeps silent."""
-
-    def preparing(self, config: TrainConfig) -> None:
-        """Before the model is built, which can take a while if its circuits are large."""
-
-    def started(self, trainer: Trainer) -> None:
-        """Before the first batch."""
-
-    def batch(self, state: State) -> None:
-        """After a batch."""
-
-    def epoch(self, line: dict[str, Any]) -> None:
-        """After an epoch, with its metrics."""
 
 
 class Trainer:
@@ -84,8 +48,13 @@ class Trainer:
         vocabulary: numbers words and tags.
         train: sentences to train on.
         evaluated: sentences that decide which epoch is best; those to train on if none are held out.
-        folder: where the state is saved.
+        folder: where the state is saved; only rank 0 writes to it.
         reporter: hears how it goes.
+        group: the ranks that train together, all of which have a trainer.
+
+    Attributes:
+        state: where the run stands.
+        stop: a wish to stop, on any rank, which all grant after the same batch.
     """
 
     def __init__(
@@ -97,6 +66,7 @@ class Trainer:
         evaluated: tuple[TaggedSentence, ...],
         folder: RunFolder,
         reporter: Reporter,
+        group: Group = ALONE,
     ):
         self.config = config
         self.model = model
@@ -105,9 +75,18 @@ class Trainer:
         self.evaluated = evaluated
         self.folder = folder
         self.reporter = reporter
+        self.group = group
         self.state = State()
+        self.stop = StopRequest(group.grace_s)
+        self._lengths = [len(sentence) for sentence in train]
+        self._encoded = encode(train, vocabulary)
+        self._evaluated = encode(evaluated, vocabulary)
+        self._kernel = kernel_fingerprint(model)
         self._best_tensors: dict[str, Tensor] = {}  # not written yet
         self._saved_at = -math.inf
+        self._due_from = math.inf
+        self._saved_steps = 0
+        self._steps = 0  # since this process started
         kind = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}[config.optimizer]
         self._optimizer: torch.optim.Optimizer = kind(model.parameters(), lr=config.learning_rate)
 
@@ -127,36 +106,67 @@ class Trainer:
         """Trains until finished, from wherever the state stands.
 
         Raises:
-            Interrupted: after Ctrl-C or SIGTERM, once the state is saved.
+            Interrupted: after Ctrl-C, SIGTERM or SIGUSR1 on any rank, once the state is saved.
             DivergenceError: if the loss is no longer finite.
+            LostRankError: if another rank is gone; rank 0, if it is left, has saved the state.
         """
         self.reporter.started(self)
+        self.reporter.began(self.facts())
         threads = torch.get_num_threads()
         torch.set_num_threads(self.config.threads)
+        self._due_from = time.monotonic()
         try:
-            with StopRequest() as stop:
+            with self.stop:
                 while not self.finished:
-                    self._epoch(stop)
+                    self._epoch()
+        except RuntimeError as error:
+            if not self.group.lost(error):
+                raise
+            cause = self.group.cause(error)
+            self.save()  # no parameter changes before all ranks have done their part of a step
+            raise LostRankError(f"lost another rank: {cause}; go on with: {self.folder.resume_command}") from error
         finally:
             torch.set_num_threads(threads)
 
-    def _epoch(self, stop: StopRequest) -> None:
+    def facts(self) -> Facts:
+        """What the user is told about the run."""
+        return Facts(
+            model=self.config.model,
+            parameters=count_parameters(self.model),
+            sentences=len(self.train),
+            words=sum(self._lengths),
+            distinct_words=len(self.vocabulary.words),
+            tags=len(self.vocabulary.tags),
+            kernel=kernel_of(self.model),
+            folder=str(self.folder.path),
+            epochs=self.config.epochs,
+            batches=self.n_batches,
+            ranks=self.group.size,
+            launcher=self.group.launcher,
+            done=(self.state.epoch, self.state.batch),
+        )
+
+    def _epoch(self) -> None:
         state, started = self.state, time.perf_counter()
         batches = epoch_batches(len(self.train), self.config.batch_size, self.config.seed, state.epoch)
         spent = state.seconds
         self.model.train()
         while state.batch < len(batches):
-            self._step(batches[state.batch])
+            wish = self._step(batches[state.batch])
             state.seconds = spent + time.perf_counter() - started
             self.reporter.batch(state)
-            if stop.number is not None:
+            if self.group.size == 1:  # no need to wait for the next step to hear of it
+                wish = self.stop.number or 0
+            if wish:
                 self.save()
                 raise Interrupted(
                     f"in epoch {state.epoch + 1} of {self.config.epochs}, nothing is lost; "
                     f"go on with: {self.folder.resume_command}",
-                    stop.number,
+                    wish,
                 )
-        score = evaluate(self.model, self.evaluated, self.vocabulary, self.config.batch_size)
+            if self._due():
+                self.save()
+        score = evaluate(self.model, self._evaluated, self.vocabulary, self.config.batch_size, self.group)
         self._check_finite(score.loss, f"after epoch {state.epoch + 1}")
         line = {
             "epoch": state.epoch + 1,
@@ -171,27 +181,70 @@ class Trainer:
             self._best_tensors = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
         if self.finished or time.monotonic() - self._saved_at >= _SAVE_INTERVAL_S:
             self.save()
-        else:
+        elif self.group.leads:
             self.folder.write_metrics(self.state.history)
         self.reporter.epoch(line)
 
-    def _step(self, indices: list[int]) -> None:
-        config, state = self.config, self.state
-        batch = collate([self.train[index] for index in indices], self.vocabulary)
-        words = hide_rare_words(batch.words, self.vocabulary, config.seed, state.epoch, state.batch)
+    def _step(self, batch: list[int]) -> int:
+        """One batch of the run; gives the number of the signal that some rank was sent, 0 without one."""
+        group, state = self.group, self.state
+        share = share_of(batch, self._lengths, group.rank, group.size)
+        parts = [share[first :: self.config.accumulate] for first in range(min(self.config.accumulate, len(share)))]
+        lengths = [self._lengths[index] for index in batch]
+        tokens = sum(lengths)
         self._optimizer.zero_grad()
-        logits = self.model(words, batch.lengths)
-        loss, tokens = token_loss(logits, batch.tags)
-        value = loss.item()
+        value, correct = 0.0, 0
+        for number, rows in enumerate(parts or [[0]]):
+            logits, tags = self._logits(batch, lengths, rows)
+            loss, _ = token_loss(logits, tags)
+            if parts:
+                value += loss.item()
+                correct += count_correct(logits, tags)
+            else:  # fewer sentences than ranks: this one takes part without a weight
+                loss = loss * 0
+            if number + 1 >= len(parts):  # sums travel during the backward pass
+                sums = group.gather(value, correct, self.stop.number or 0)
+            (loss / tokens).backward()
+        group.sum_gradients(self.model)
+        values, counts, wishes = zip(*sums(), strict=True)
+        value = sum(values)
         self._check_finite(value, f"in epoch {state.epoch + 1}, batch {state.batch + 1}")
-        (loss / tokens).backward()
-        if config.clip:
-            nn.utils.clip_grad_norm_(self.model.parameters(), config.clip)
+        if self.config.clip:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
         self._optimizer.step()
+        self._steps += 1
         state.batch += 1
         state.loss_sum += value
-        state.correct += count_correct(logits, batch.tags)
+        state.correct += int(sum(counts))
         state.tokens += tokens
+        return int(max(wishes))
+
+    def _logits(self, batch: list[int], lengths: list[int], rows: list[int]) -> tuple[Tensor, Tensor]:
+        """Scores and tags of some sentences of a batch, padded. Shapes (B, T, n_tags) and (B, T)."""
+        config, state = self.config, self.state
+        part = pad([self._encoded[batch[row]] for row in rows], self.vocabulary)
+        words = part.words
+        if self.vocabulary.unknown_index is not None:
+            hidden = hidden_words(lengths, rows, config.seed, state.epoch, state.batch)
+            words = hide_rare_words(words, self.vocabulary, hidden)
+        mask = None
+        if config.dropout:
+            mask = dropout_mask(
+                [batch[row] for row in rows],
+                [lengths[row] for row in rows],
+                config.embedding_dim,
+                config.dropout,
+                config.seed,
+                state.epoch,
+            )
+        return self.model(words, part.lengths, mask), part.tags
+
+    def _due(self) -> bool:
+        """Whether the options ask for the state to be saved now."""
+        steps, minutes = self.config.checkpoint_steps, self.config.checkpoint_minutes
+        if steps and self._steps - self._saved_steps >= steps:
+            return True
+        return bool(minutes) and time.monotonic() - self._due_from >= 60 * minutes
 
     def _check_finite(self, loss: float, where: str) -> None:
         if not math.isfinite(loss):
@@ -201,27 +254,45 @@ class Trainer:
             )
 
     def save(self) -> None:
-        """Writes the best parameters if they are new, the state, then the metrics that belong to it.
+        """Rank 0 writes the best parameters if they are new, the state, then the metrics that belong to it.
 
         Raises:
             LeaseError: if another process has taken the folder over.
         """
+        if not self.group.leads:
+            return
         self.folder.check_lease()
         if self._best_tensors and self.state.best:
             checkpoint.save_checkpoint(self.folder.best, checkpoint.pack("model", self._best_tensors), self.state.best)
             self._best_tensors = {}
-        tensors = {
+        document = {"state": asdict(self.state), "options": self._options(), "kernel": self._kernel}
+        checkpoint.save_checkpoint(self.folder.last, self.tensors(), document)
+        self.folder.write_metrics(self.state.history)
+        self._saved_at = self._due_from = time.monotonic()
+        self._saved_steps = self._steps
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything that changes in training, besides the state."""
+        return {
             **checkpoint.pack("model", self.model.state_dict()),
             **checkpoint.pack("optimizer", checkpoint.optimizer_tensors(self._optimizer)),
             "rng.torch": torch.get_rng_state(),
         }
-        checkpoint.save_checkpoint(self.folder.last, tensors, {"state": asdict(self.state), "options": self._options()})
-        self.folder.write_metrics(self.state.history)
-        self._saved_at = time.monotonic()
+
+    def adopt(self, tensors: Mapping[str, Tensor], state: State) -> None:
+        """Goes where another trainer was when it gave its `tensors` and `state`.
+
+        Raises:
+            CheckpointError: if they belong to another model.
+        """
+        checkpoint.load_model(self.model, tensors, self.folder.last)
+        checkpoint.load_optimizer(self._optimizer, checkpoint.unpack("optimizer", tensors))
+        torch.set_rng_state(tensors["rng.torch"])
+        self.state = state
 
     def _options(self) -> dict[str, Any]:
         """What must not change between a checkpoint and its resumption; data files are compared by digest elsewhere."""
-        free = {"epochs", "data", "test"}
+        free = {"epochs", "data", "test", *FREE}
         return {name: value for name, value in asdict(self.config).items() if name not in free}
 
     def restore(self) -> None:
@@ -237,20 +308,34 @@ class Trainer:
         remedy = f"restore it from a copy or start a new run; {self.folder.best.name} is enough for `dqk predict`"
         tensors, document = checkpoint.load_checkpoint(self.folder.last, remedy)
         try:
-            self.state = State(**document["state"])
+            state = State(**document["state"])
         except (KeyError, TypeError) as error:
             raise CheckpointError(f"{self.folder.last} has no state of training ({error}); {remedy}") from error
+        self._refuse_changes(document)
+        if state.best is not None:  # a run that goes on for hours should not fail at its end for want of this file
+            checkpoint.load_checkpoint(self.folder.best, self.folder.remedy_for_best)
+        self.adopt(tensors, state)
+
+    def _refuse_changes(self, document: Mapping[str, Any]) -> None:
         saved, given = document.get("options", {}), self._options()
         changed = [
-            f"{name} is {given.get(name)!r}, was {saved[name]!r}" for name in saved if saved[name] != given.get(name)
+            f"{name} is {given.get(name)!r}, was {saved[name]!r}"
+            for name in saved
+            if name not in FREE and saved[name] != given.get(name)
         ]
         if changed:
             raise CheckpointError(
                 f"the configuration in {self.folder.path} is not the one that {self.folder.last.name} was trained with: "
                 f"{'; '.join(changed)}; put the old values back or start a new run"
             )
-        if self.state.best is not None:  # a run that goes on for hours should not fail at its end for want of this file
-            checkpoint.load_checkpoint(self.folder.best, self.folder.remedy_for_best)
-        checkpoint.load_model(self.model, tensors, self.folder.last)
-        checkpoint.load_optimizer(self._optimizer, checkpoint.unpack("optimizer", tensors))
-        torch.set_rng_state(tensors["rng.torch"])
+        kernel = document.get("kernel", self._kernel)
+        changed = [
+            f"{name} is {self._kernel.get(name)!r}, was {kernel[name]!r}"
+            for name in kernel
+            if kernel[name] != self._kernel.get(name)
+        ]
+        if changed:
+            raise CheckpointError(
+                f"the kernel is not the one that {self.folder.last.name} was trained with: {'; '.join(changed)}; go on with the "
+                "version of dqk that config.json names, or start a new run"
+            )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,8 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dqk.data import TaggedSentence, Vocabulary, collate, sorted_batches
-from dqk.data.batches import PADDED_TAG
+from dqk.data import TaggedSentence, Vocabulary, sorted_batches
+from dqk.data.batches import PADDED_TAG, Encoded, pad
+from dqk.training.group import ALONE, Group
+
+_TOGETHER = 32  # sentences at most: batches enough for all ranks to have some
 
 
 @dataclass(frozen=True)
@@ -51,21 +55,33 @@ def count_correct(logits: Tensor, tags: Tensor) -> int:
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, sentences: Sequence[TaggedSentence], vocabulary: Vocabulary, batch_size: int) -> Score:
-    """The score of a tagger on some sentences, of which one tag at least occurs in training."""
+def evaluate(
+    model: nn.Module,
+    sentences: Sequence[Encoded],
+    vocabulary: Vocabulary,
+    batch_size: int,
+    group: Group = ALONE,
+) -> Score:
+    """The score of a tagger on some sentences, of which one tag at least occurs in training.
+
+    Ranks take batches in turn; the sums are made in the order of the batches, so that all ranks have the same score and any number
+    of ranks has that of one.
+    """
     was_training = model.training
     model.eval()
-    loss_sum, known, correct, tokens = 0.0, 0, 0, 0
-    for indices in sorted_batches([len(sentence) for sentence in sentences], batch_size):
-        batch = collate([sentences[index] for index in indices], vocabulary)
+    batches = sorted_batches([len(sentence) for sentence in sentences], min(batch_size, _TOGETHER))
+    counts: list[float] = []
+    for indices in batches[group.rank :: group.size]:
+        batch = pad([sentences[index] for index in indices], vocabulary)
         logits = model(batch.words, batch.lengths)
         loss, count = token_loss(logits, batch.tags)
-        loss_sum += loss.item()
-        known += count
-        correct += count_correct(logits, batch.tags)
-        tokens += int((batch.tags != PADDED_TAG).sum())
+        counts += [loss.item(), count, count_correct(logits, batch.tags), int((batch.tags != PADDED_TAG).sum())]
     model.train(was_training)
-    return Score(loss_sum / known, correct, tokens)
+    missing = 4 * math.ceil(len(batches) / group.size) - len(counts)  # a last batch that other ranks have
+    rows = group.gather(*counts, *[0.0] * missing)()
+    in_order = [row[place : place + 4] for place in range(0, len(rows[0]), 4) for row in rows]
+    loss_sum, known, correct, tokens = (sum(column) for column in zip(*in_order, strict=True))
+    return Score(loss_sum / known, int(correct), int(tokens))
 
 
 def most_frequent_tag_accuracy(train: Sequence[TaggedSentence], evaluated: Sequence[TaggedSentence]) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections import Counter
 from typing import Any
@@ -126,6 +127,32 @@ def feature_map_of(config: TrainConfig) -> FeatureMap:
 def count_parameters(model: nn.Module) -> int:
     """Number of trainable values, as torch registers them."""
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+
+
+def kernel_of(model: SequenceTagger) -> str | None:
+    """What the kernel of a tagger's QK-LSTM amounts to, None for another network."""
+    recurrent = model.recurrent
+    if not isinstance(recurrent, QKLSTM):
+        return None
+    cell: Any = recurrent.cells[0]
+    return describe_kernel(cell.feature_map.circuit)
+
+
+def kernel_fingerprint(model: SequenceTagger) -> dict[str, Any]:
+    """What the kernel of a tagger's QK-LSTM computes, as plain data to compare; empty for another network."""
+    if not isinstance(model.recurrent, QKLSTM):
+        return {}
+    cell: Any = model.recurrent.cells[0]
+    feature_map: FeatureMap = cell.feature_map
+    circuit = simplify_for_fidelity(feature_map.circuit).circuit
+    angles = repr((feature_map.declared, feature_map.bandwidth))
+    return {
+        "feature map": feature_map.name,
+        "qubits": circuit.n_qubits,
+        "gates that matter": len(circuit.gates),
+        "circuit": circuit.digest[:16],
+        "angles": hashlib.sha256(angles.encode()).hexdigest()[:16],
+    }
 
 
 def describe_kernel(circuit: Circuit) -> str:

@@ -5,22 +5,27 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+
+from safetensors.torch import load, save
 
 from dqk.data import PAPER_SENTENCES, TaggedSentence, Vocabulary, read_conllu
+from dqk.data.batches import encode
 from dqk.data.sentences import digest
 from dqk.errors import CheckpointError, InvalidInputError
-from dqk.nn import QKLSTM, SequenceTagger
+from dqk.nn import SequenceTagger
 from dqk.training import checkpoint
 from dqk.training.config import TrainConfig, continued, resolve
+from dqk.training.group import ALONE, Group
 from dqk.training.interrupt import Interrupted
-from dqk.training.loop import DivergenceError, Reporter, Trainer
+from dqk.training.loop import DivergenceError, Trainer
 from dqk.training.metrics import evaluate, most_frequent_tag_accuracy
-from dqk.training.models import build_tagger, count_parameters, describe_kernel
+from dqk.training.models import build_tagger, count_parameters, kernel_of
 from dqk.training.plots import draw_curves
 from dqk.training.run_folder import RunFolder
+from dqk.training.state import Reporter, State
 
 
 @dataclass(frozen=True)
@@ -82,6 +87,7 @@ def train_pos(
     out: str | os.PathLike[str] | None = None,
     reporter: Reporter | None = None,
     take_over: bool = False,
+    group: Group = ALONE,
 ) -> dict[str, Any]:
     """Trains a tagger from the start.
 
@@ -90,6 +96,7 @@ def train_pos(
         out: run folder, missing or empty; None for a new one under `runs`.
         reporter: hears how it goes.
         take_over: takes the folder from a process on another machine that may still hold it.
+        group: the ranks that train together, each of which makes this call; all but rank 0 do what rank 0 was told.
 
     Returns:
         The result, plain data for JSON.
@@ -99,8 +106,12 @@ def train_pos(
         DataFileError: if a data file cannot be used.
         LeaseError: if another process trains into the folder.
         CheckpointError: if the folder cannot be written, with the command that goes on afterwards.
-        Interrupted: after Ctrl-C or SIGTERM, once the state is saved.
+        Interrupted: after Ctrl-C, SIGTERM or SIGUSR1, once the state is saved.
+        LostRankError: if another rank is gone.
+        RankEnded: on other ranks, where rank 0 raises one of the errors above.
     """
+    if not group.leads:
+        return _follow(group)
     config = resolve(given)
     if config.data is not None:  # a run can be resumed from another working folder
         config = replace(config, data=str(Path(config.data).absolute()))
@@ -113,8 +124,7 @@ def train_pos(
     model = build_tagger(config, vocabulary)  # before there is a folder, so that a mistake leaves none behind
     with RunFolder.create(out, config, take_over) as folder:
         folder.write_setup(config, vocabulary, corpus.digests)
-        evaluated = corpus.held_out or corpus.train
-        return _complete(Trainer(config, model, vocabulary, corpus.train, evaluated, folder, reporter), corpus)
+        return _complete(_trainer(config, model, vocabulary, corpus, folder, reporter, group), corpus)
 
 
 def resume_pos(
@@ -122,6 +132,7 @@ def resume_pos(
     given: Mapping[str, Any],
     reporter: Reporter | None = None,
     take_over: bool = False,
+    group: Group = ALONE,
 ) -> dict[str, Any]:
     """Goes on with a run, to the same numbers as if it had never stopped.
 
@@ -130,6 +141,7 @@ def resume_pos(
         given: options; they must be those of the run, except that there may be more epochs.
         reporter: hears how it goes.
         take_over: takes the run from a process on another machine that may still hold it.
+        group: the ranks that go on with it, as in `train_pos`, however many there were before.
 
     Returns:
         The result; of a finished run the one that it has.
@@ -139,13 +151,17 @@ def resume_pos(
         DataFileError: if a data file cannot be used any more.
         LeaseError: if another process trains into the folder.
         CheckpointError: if the folder is not a run, or damaged, or cannot be written, or its data have changed.
-        Interrupted: after Ctrl-C or SIGTERM, once the state is saved.
+        Interrupted: after Ctrl-C, SIGTERM or SIGUSR1, once the state is saved.
+        LostRankError: if another rank is gone.
+        RankEnded: on other ranks, where rank 0 raises one of the errors above.
     """
+    if not group.leads:
+        return _follow(group)
     with RunFolder.open_to_write(run, take_over) as folder:
-        return _resume(folder, given, reporter or Reporter())
+        return _resume(folder, given, reporter or Reporter(), group)
 
 
-def _resume(folder: RunFolder, given: Mapping[str, Any], reporter: Reporter) -> dict[str, Any]:
+def _resume(folder: RunFolder, given: Mapping[str, Any], reporter: Reporter, group: Group) -> dict[str, Any]:
     before, vocabulary, digests = folder.read_setup()
     config = continued(before, given)
     corpus = load_corpus(config)
@@ -155,17 +171,64 @@ def _resume(folder: RunFolder, given: Mapping[str, Any], reporter: Reporter) -> 
         raise CheckpointError(f"cannot go on with {folder.path}: it began with other sentences than are now in {paths}")
     reporter.preparing(config)
     model = build_tagger(config, vocabulary)
-    trainer = Trainer(config, model, vocabulary, corpus.train, corpus.held_out or corpus.train, folder, reporter)
+    trainer = _trainer(config, model, vocabulary, corpus, folder, reporter, group)
     trainer.restore()
     result = folder.read_result()
     if result is not None and trainer.finished:
-        return {**result, "run_dir": str(folder.path)}
+        return cast(dict[str, Any], group.share_json({"result": {**result, "run_dir": str(folder.path)}})["result"])
     if config != before:
         folder.write_setup(config, vocabulary, digests)
     return _complete(trainer, corpus)
 
 
+def _trainer(
+    config: TrainConfig,
+    model: SequenceTagger,
+    vocabulary: Vocabulary,
+    corpus: Corpus,
+    folder: RunFolder,
+    reporter: Reporter,
+    group: Group,
+) -> Trainer:
+    evaluated = corpus.held_out or corpus.train
+    return Trainer(config, model, vocabulary, corpus.train, evaluated, folder, reporter, group)
+
+
+def _lead(trainer: Trainer, corpus: Corpus) -> None:
+    """Gives the other ranks all that they need: they read no file, so that they may be on machines which do not have it."""
+    setup = {
+        "options": {name: value for name, value in trainer.config.to_dict().items() if value is not None},
+        "vocabulary": trainer.vocabulary.to_dict(),
+        "train": [[sentence.words, sentence.tags] for sentence in corpus.train],
+        "held_out": [[sentence.words, sentence.tags] for sentence in corpus.held_out],
+        "folder": str(trainer.folder.path),
+        "state": asdict(trainer.state),
+    }
+    trainer.group.share_json(setup)
+    trainer.group.share(save(trainer.tensors()))
+
+
+def _follow(group: Group) -> dict[str, Any]:
+    """What ranks other than 0 do: train with it, and come to its result."""
+    setup = group.share_json()
+    if "result" in setup:
+        return cast(dict[str, Any], setup["result"])
+    config, vocabulary = resolve(setup["options"]), Vocabulary.from_dict(setup["vocabulary"])
+    train, held_out = (
+        tuple(TaggedSentence(tuple(words), tuple(tags)) for words, tags in setup[part])
+        for part in ("train", "held_out")
+    )
+    folder = RunFolder(Path(setup["folder"]))  # for messages
+    model = build_tagger(config, vocabulary)
+    trainer = _trainer(config, model, vocabulary, Corpus(train, held_out), folder, Reporter(), group)
+    trainer.adopt(load(group.share(None)), State(**setup["state"]))
+    trainer.run()
+    return cast(dict[str, Any], group.share_json())
+
+
 def _complete(trainer: Trainer, corpus: Corpus) -> dict[str, Any]:
+    if trainer.group.size > 1:
+        _lead(trainer, corpus)
     folder = trainer.folder
     try:
         try:
@@ -182,7 +245,7 @@ def _complete(trainer: Trainer, corpus: Corpus) -> dict[str, Any]:
             f"cannot write {error.filename or folder.path}: {error.strerror or error}; what was saved before is whole: make "
             f"room in {folder.path}, then go on with: {folder.resume_command}"
         ) from error
-    return result
+    return cast(dict[str, Any], trainer.group.share_json(result))
 
 
 def _draw(trainer: Trainer, corpus: Corpus) -> None:
@@ -215,22 +278,14 @@ def _result(trainer: Trainer, corpus: Corpus) -> dict[str, Any]:
         "best_epoch": best["epoch"],
         "epochs": state.epoch,
         "seed": config.seed,
+        "ranks": trainer.group.size,
         "seconds": round(sum(line["seconds"] for line in state.history), 3),
         "run_dir": str(folder.path),
     }
     if corpus.held_out:
         result["held_out_accuracy"] = best["eval_accuracy"]
     if corpus.test:
-        score = evaluate(trainer.model, corpus.test, trainer.vocabulary, config.batch_size)
+        score = evaluate(trainer.model, encode(corpus.test, trainer.vocabulary), trainer.vocabulary, config.batch_size)
         result["test_accuracy"], result["test_loss"] = score.accuracy, score.loss
     kernel = kernel_of(trainer.model)
     return {**result, "kernel": kernel} if kernel else result
-
-
-def kernel_of(model: SequenceTagger) -> str | None:
-    """What the kernel of a tagger's QK-LSTM amounts to, None for another network."""
-    recurrent = model.recurrent
-    if not isinstance(recurrent, QKLSTM):
-        return None
-    cell: Any = recurrent.cells[0]
-    return describe_kernel(cell.feature_map.circuit)

@@ -68,7 +68,7 @@ class RunFolder:
             CheckpointError: if the folder cannot be made.
         """
         if out is None:
-            path = _make_new(config)
+            path = new_folder(config)
             return cls(path, Lease.acquire(path / _LEASE, take_over))
         path = Path(out)
         try:
@@ -87,6 +87,11 @@ class RunFolder:
             f"--out: {path} is not empty; name another folder, or go on with the run in it: "
             f"{command('train', 'pos', '--resume', str(path))}"
         )
+
+    @staticmethod
+    def is_run(path: str | os.PathLike[str]) -> bool:
+        """Whether a folder holds a run that can go on."""
+        return RunFolder(Path(path))._config.is_file()
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> RunFolder:
@@ -215,7 +220,7 @@ def _has_content(path: Path) -> bool:
     return any(not entry.name.removeprefix(".").startswith(_LEASE) for entry in path.iterdir())
 
 
-def _make_new(config: TrainConfig) -> Path:
+def new_folder(config: TrainConfig) -> Path:
     """Makes a folder that no other process has, even if both start in the same second."""
     base = _PARENT / f"{time.strftime('%Y%m%d-%H%M%S')}-{config.model}-seed{config.seed}"
     for number in itertools.count(1):

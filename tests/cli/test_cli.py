@@ -245,3 +245,32 @@ def test_what_only_talks_loads_nothing_heavy(arguments: list[str]) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code, *arguments], check=True, capture_output=True, text=True)
     assert done.stdout and done.stderr.strip() == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--distributed",), "torchrun --nproc-per-node 2 -m dqk train pos"),
+        (("--distributed", "--ranks", "2"), "--ranks: is for --launcher ray"),
+        (("--max-failures", "2"), "--max-failures: is for --launcher ray"),
+        (("--distributed", "--launcher", "slurm"), "--launcher: 'slurm', expected 'ray'"),
+        (("--launcher", "ray"), "--launcher ray: needs --distributed"),
+        (("--distributed", "--launcher", "ray", "--ranks", "0"), "--ranks: '0', expected a whole number of at least 1"),
+        (("--distributed", "--launcher", "ray", "--max-failures", "x"), "--max-failures: 'x'"),
+    ],
+)
+def test_launchers_that_cannot_be_meant(arguments, message, run, monkeypatch) -> None:
+    for name in ("RANK", "WORLD_SIZE", "PMI_RANK", "PMI_SIZE", "OMPI_COMM_WORLD_RANK", "SLURM_STEP_ID"):
+        monkeypatch.delenv(name, raising=False)
+    done = run("train", "pos", *arguments)
+    assert done.code == 2 and message in done.err and done.out == ""
+    assert not Path("runs").exists()
+
+
+def test_one_rank_under_a_launcher_works_and_says_so(run, monkeypatch) -> None:
+    place = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
+    for name, value in place.items():
+        monkeypatch.setenv(name, value)
+    done = run("train", "pos", "--distributed", "--epochs", "1", "--json")
+    assert done.code == 0 and json.loads(done.out)["ranks"] == 1
+    assert "1 rank started by torchrun, so that it trains alone" in done.err

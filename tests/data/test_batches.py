@@ -1,5 +1,6 @@
 """Batches: every sentence and every word exactly once, the same for the same seed and epoch, whatever else happens."""
 
+import itertools
 from collections import Counter
 
 import torch
@@ -7,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dqk.data import TaggedSentence, Vocabulary, collate, epoch_batches, sorted_batches
-from dqk.data.batches import PADDED_TAG, UNSEEN_TAG, hide_rare_words
+from dqk.data.batches import PADDED_TAG, UNSEEN_TAG, dropout_mask, hidden_words, hide_rare_words, share_of
 
 words = st.sampled_from(["a", "b", "c", "d", "e", "f"])
 sentences = st.lists(
@@ -75,18 +76,57 @@ def test_rare_words_are_hidden_half_of_the_time_and_others_never() -> None:
     text = TaggedSentence(tuple(often * 2 + once), ("X",) * (100 + 2000))
     vocabulary = Vocabulary.of([text])
     rows = collate([text], vocabulary).words
-    shown = hide_rare_words(rows, vocabulary, seed=0, epoch=0, batch=0)
+    hidden = hidden_words([2100], [0], seed=0, epoch=0, batch=0)
+    shown = hide_rare_words(rows, vocabulary, hidden)
     assert torch.equal(shown[:, :100], rows[:, :100])
     counts = Counter((shown[0, 100:] == 1).tolist())
     assert 0.45 < counts[True] / 2000 < 0.55
     assert torch.equal(shown[shown != 1], rows[shown != 1])
-    assert torch.equal(shown, hide_rare_words(rows, vocabulary, seed=0, epoch=0, batch=0))
+    assert torch.equal(hidden, hidden_words([2100], [0], seed=0, epoch=0, batch=0))
     for other in ((1, 0, 0), (0, 1, 0), (0, 0, 1)):
-        assert not torch.equal(shown, hide_rare_words(rows, vocabulary, *other))
+        assert not torch.equal(hidden, hidden_words([2100], [0], *other))
 
 
 def test_nothing_is_hidden_without_a_row_for_unknown_words() -> None:
     text = TaggedSentence(("a", "b"), ("X", "Y"))
     vocabulary = Vocabulary.of([text], open=False)
     rows = collate([text], vocabulary).words
-    assert hide_rare_words(rows, vocabulary, 0, 0, 0) is rows
+    assert hide_rare_words(rows, vocabulary, hidden_words([2], [0], 0, 0, 0)) is rows
+
+
+@given(lengths=st.lists(st.integers(1, 40), min_size=1, max_size=9), n_ranks=st.integers(1, 4))
+def test_shares_are_disjoint_and_the_slowest_is_as_quick_as_it_can_be(lengths: list[int], n_ranks: int) -> None:
+    batch = list(range(10, 10 + len(lengths)))
+    all_lengths = [0] * 10 + lengths
+    shares = [share_of(batch, all_lengths, rank, n_ranks) for rank in range(n_ranks)]
+    assert sorted(itertools.chain(*shares)) == list(range(len(lengths)))
+    assert all(share == sorted(share) for share in shares)
+
+    def cost(part: list[int]) -> int:
+        return 12 * max(part, default=0) + sum(part)
+
+    ordered = sorted(lengths, reverse=True)
+    cuts = itertools.combinations_with_replacement(range(len(lengths) + 1), n_ranks - 1)
+    best = min(max(cost(ordered[a:b]) for a, b in itertools.pairwise((0, *cut, len(lengths)))) for cut in cuts)
+    assert max(cost([lengths[position] for position in share]) for share in shares) == best
+
+
+@given(lengths=st.lists(st.integers(1, 9), min_size=2, max_size=8), data=st.data())
+def test_random_masks_do_not_depend_on_who_computes_what(lengths: list[int], data: st.DataObject) -> None:
+    rows = data.draw(st.lists(st.sampled_from(range(len(lengths))), min_size=1, unique=True))
+    whole = hidden_words(lengths, range(len(lengths)), 1, 2, 3)
+    part = hidden_words(lengths, rows, 1, 2, 3)
+    everybody = dropout_mask(range(len(lengths)), lengths, 4, 0.5, 1, 2)
+    some = dropout_mask(rows, [lengths[row] for row in rows], 4, 0.5, 1, 2)
+    for place, row in enumerate(rows):
+        assert torch.equal(part[place, : lengths[row]], whole[row, : lengths[row]])
+        assert torch.equal(some[place, : lengths[row]], everybody[row, : lengths[row]])
+
+
+def test_dropout_leaves_out_its_part_and_keeps_the_mean() -> None:
+    mask = dropout_mask([5], [20_000], 4, 0.3, seed=1, epoch=0)
+    assert set(mask.unique().tolist()) == {0.0, torch.tensor(1 / 0.7).item()}
+    assert abs((mask == 0).double().mean() - 0.3) < 0.01
+    for other in ((6, 1, 0), (5, 2, 0), (5, 1, 1)):  # sentence, seed, epoch
+        index, seed, epoch = other
+        assert not torch.equal(mask, dropout_mask([index], [20_000], 4, 0.3, seed, epoch))

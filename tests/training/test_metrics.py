@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from dqk.data import TaggedSentence, Vocabulary, collate
+from dqk.data.batches import encode
 from dqk.nn import SequenceTagger
 from dqk.training.metrics import count_correct, evaluate, most_frequent_tag_accuracy, token_loss
 
@@ -62,7 +63,7 @@ def test_evaluate(tagger: SequenceTagger, batch_size: int) -> None:
             loss -= math.log(row[tag].item())
             correct += int(row.argmax()) == tag
     tagger.train()
-    score = evaluate(tagger, SENTENCES, vocabulary, batch_size)
+    score = evaluate(tagger, encode(SENTENCES, vocabulary), vocabulary, batch_size)
     assert tagger.training
     assert (score.correct, score.tokens) == (correct, 9)
     assert score.loss == pytest.approx(loss / 9, rel=1e-12)

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from dqk.errors import CheckpointError, InvalidInputError
+from dqk.training.checkpoint import load_checkpoint, save_checkpoint
 from dqk.training.interrupt import Interrupted, StopRequest
 from dqk.training.loop import Reporter, State
 from dqk.training.pos import resume_pos, train_pos
@@ -25,8 +26,6 @@ def numbers(folder: Path) -> list[dict[str, Any]]:
 
 
 def assert_same_run(first: Path, second: Path) -> None:
-    from dqk.training.checkpoint import load_checkpoint
-
     assert numbers(first) == numbers(second)
     for name in ("best.safetensors", "last.safetensors"):
         a, b = (load_checkpoint(folder / name, "")[0] for folder in (first, second))
@@ -182,6 +181,69 @@ def test_a_second_signal_is_obeyed_at_once() -> None:
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(5)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_what_a_launcher_passes_on_counts_as_the_same_signal() -> None:
+    with pytest.raises(KeyboardInterrupt), StopRequest(grace_s=0.3) as stop:
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.4)
+        assert stop.number == signal.SIGTERM
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(5)
+
+
+def test_slurms_signal_before_a_time_limit(small: dict, tmp_path: Path) -> None:
+    train_pos(small, tmp_path / "whole")
+    with pytest.raises(Interrupted, match="--resume") as error:
+        train_pos(small, tmp_path / "parts", StopAfter(4, signal.SIGUSR1))
+    assert error.value.exit_code == 138
+    resume_pos(tmp_path / "parts", {})
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+
+
+class Fails(Reporter):
+    """Stands for a process that ends without a warning after some batches."""
+
+    def __init__(self, batches: int):
+        self.left = batches
+
+    def batch(self, state: State) -> None:
+        self.left -= 1
+        if self.left == 0:
+            raise ZeroDivisionError
+
+
+@pytest.mark.parametrize(
+    ("options", "saved"),
+    [({"checkpoint_steps": 2}, (0, 2)), ({"checkpoint_minutes": 1e-6}, (0, 2)), ({"checkpoint_minutes": 0}, None)],
+)
+def test_checkpoints_within_an_epoch(options: dict, saved: tuple[int, int] | None, small: dict, tmp_path: Path) -> None:
+    """Three batches an epoch; the process ends after the third, before the evaluation."""
+    with pytest.raises(ZeroDivisionError):
+        train_pos({**small, **options}, tmp_path / "parts", Fails(3))
+    last = tmp_path / "parts" / "last.safetensors"
+    if saved is None:
+        assert not last.exists()
+    else:
+        state = load_checkpoint(last, "")[1]["state"]
+        assert (state["epoch"], state["batch"]) == saved
+    train_pos(small, tmp_path / "whole")
+    resume_pos(tmp_path / "parts", {"checkpoint_steps": 5})  # may change
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_another_kernel_is_refused(small: dict, tmp_path: Path) -> None:
+    """As when a new version of the program makes another circuit of the same options."""
+    with pytest.raises(Interrupted):
+        train_pos(small, tmp_path / "run", StopAfter(2, signal.SIGINT))
+    last = tmp_path / "run" / "last.safetensors"
+    tensors, document = load_checkpoint(last, "")
+    assert document["kernel"]["gates that matter"] == 6  # H, RY, RZ on two qubits; the CNOT cancels
+    document["kernel"].update({"gates that matter": 7, "circuit": "0123"})
+    save_checkpoint(last, tensors, document)
+    with pytest.raises(CheckpointError, match="gates that matter is 6, was 7; circuit is '[0-9a-f]{16}', was '0123'"):
+        resume_pos(tmp_path / "run", {})
 
 
 @pytest.mark.parametrize("path", ["missing", "empty"])

@@ -1,0 +1,20 @@
+"""A rank that runs out of memory in its 20th step."""
+
+import itertools
+from typing import Any
+
+from dqk.cli import main
+from dqk.errors import MemoryBoundError
+from dqk.training.loop import Trainer
+
+steps, compute = itertools.count(1), Trainer._logits
+
+
+def logits(self: Trainer, *arguments: Any) -> Any:
+    if next(steps) == 20:
+        raise MemoryBoundError("too large")
+    return compute(self, *arguments)
+
+
+Trainer._logits = logits  # type: ignore[method-assign]
+main()
