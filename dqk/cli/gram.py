@@ -16,6 +16,7 @@ import typer
 from rich.markup import escape
 
 from dqk.cli.output import print_json, stderr, stdout, table
+from dqk.cli.pools import opened, serves
 from dqk.errors import InvalidInputError, unknown_name
 
 _EXAMPLES = """
@@ -70,12 +71,12 @@ def gram(
     json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")] = False,
 ) -> None:
     """Compute the kernel matrix of the samples in a file, one qubit per column."""
-    if executor == "mpi" and _serves(workers):
+    if executor == "mpi" and serves(workers):
         return
     display, spans = _observers()
     with contextlib.ExitStack() as stack:
         if executor == "mpi":  # the other ranks wait for rank 0, also if it finds that there is nothing to do
-            pool = stack.enter_context(_pool(executor, None))
+            pool = stack.enter_context(opened(executor, None))
         destination = _destination(out, resume, take_over, shard, trace, timeline)
         kernel, samples, others = _problem(x, y, feature_map, layers, bandwidth, backend, shots)
         if executor == "mpi" and destination is None:
@@ -84,7 +85,7 @@ def gram(
             )
         stack.enter_context(_stoppable(out, destination is not None))
         if executor != "mpi":
-            pool = stack.enter_context(_pool(executor, workers))
+            pool = stack.enter_context(opened(executor, workers))
         began = time.perf_counter()
         watching = [display, *([spans] if trace or timeline else [])]
         found = _compute(kernel, samples, others, pool, destination, watching, log, _seed(seed, shots))
@@ -161,20 +162,6 @@ def _destination(
     return None if out.suffix == ".npy" else Destination(out, resume, take_over, part)
 
 
-def _serves(workers: int | None) -> bool:
-    """Whether this is a rank that computes for rank 0; then it has done so."""
-    if workers is not None:
-        raise InvalidInputError(
-            f"--workers {workers} with --executor mpi: every rank is a worker; start mpiexec -n {workers}"
-        )
-    from dqk.cluster._mpi import is_server, serve
-
-    if not is_server():
-        return False
-    serve()
-    return True
-
-
 def _problem(
     x: Path, y: Path | None, name: str, layers: int | None, bandwidth: float, backend: str, shots: int | None
 ) -> tuple[Any, Any, Any]:
@@ -200,14 +187,6 @@ def _problem(
             f"{x} has {samples.shape[1]} columns and {y} {others.shape[1]}; expected the same features"
         )
     return FidelityKernel(FEATURE_MAPS[name](samples.shape[1], **options), backend, shots), samples, others  # type: ignore[operator]
-
-
-@contextlib.contextmanager
-def _pool(executor: str, workers: int | None) -> Iterator[Any]:
-    from dqk.cluster import open_pool
-
-    with open_pool(executor, workers) as pool:
-        yield pool
 
 
 @contextlib.contextmanager

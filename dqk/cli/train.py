@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import tomllib
 from collections.abc import Callable
@@ -10,7 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from dqk.cli.farming import Farming
 from dqk.cli.output import print_json, stdout, table
+from dqk.cli.pools import check_not_distributed, serves
+from dqk.cli.train_options import Distributed, Executor, Farm, Launcher, MaxFailures, MicroBatch, Ranks, Workers
 from dqk.errors import DataFileError, InvalidInputError
 from dqk.training.config import OPTIONS, PRESETS, TYPES, TrainConfig, flag
 from dqk.training.hints import command
@@ -20,7 +24,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(name="train", help="Train a model.", no_args_is_help=True, epilog="Example: dqk train pos --seed 0")
 
-_DISTRIBUTED = "Several ranks"
 _METAVARS = {bool: "", int: "<int>", float: "<float>", str: "<text>"}
 _EXAMPLES = """
 Examples:
@@ -32,6 +35,8 @@ Examples:
   dqk train pos --data train.conllu --test test.conllu --out runs/ud
 
   dqk train pos --resume runs/ud --epochs 20
+
+  dqk train pos --executor ray --workers 2 --farm always
 
   torchrun --nproc-per-node 2 -m dqk train pos --data train.conllu --distributed
 
@@ -104,35 +109,23 @@ def pos(
     take_over: Annotated[
         bool, typer.Option("--take-over", help="Take the folder from a process on another machine that has ended.")
     ] = False,
-    distributed: Annotated[
-        bool,
-        typer.Option(
-            "--distributed",
-            help="Share every batch among the ranks that torchrun, mpiexec or srun has started.",
-            rich_help_panel=_DISTRIBUTED,
-        ),
-    ] = False,
-    launcher: Annotated[
-        str | None,
-        typer.Option(metavar="<text>", help="ray: have Ray start the ranks.", rich_help_panel=_DISTRIBUTED),
-    ] = None,
-    ranks: Annotated[
-        str | None,
-        typer.Option(metavar="<int>", help="Ranks that Ray starts. Default 2.", rich_help_panel=_DISTRIBUTED),
-    ] = None,
-    max_failures: Annotated[
-        str | None,
-        typer.Option(
-            metavar="<int>",
-            help="How often Ray starts all ranks again, from the last checkpoint, after one was lost. Default 2.",
-            rich_help_panel=_DISTRIBUTED,
-        ),
-    ] = None,
+    distributed: Distributed = False,
+    launcher: Launcher = None,
+    ranks: Ranks = None,
+    max_failures: MaxFailures = None,
+    executor: Executor = None,
+    workers: Workers = None,
+    farm: Farm = None,
+    micro_batch: MicroBatch = None,
     json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")] = False,
     **given: Any,
 ) -> None:
     """Train a part-of-speech tagger, on the paper's two sentences or on CoNLL-U files."""
     typed = {name: _converted(name, text) for name, text in given.items() if text is not None}
+    check_not_distributed(executor, distributed)
+    farming = Farming.asked_for(executor, workers, farm, micro_batch)
+    if executor == "mpi" and serves(workers):
+        return
     by_ray = _ray_options(distributed, launcher, ranks, max_failures)
     with _group(distributed and by_ray is None) as group:
         if not group.leads:
@@ -145,7 +138,7 @@ def pos(
             raise InvalidInputError(
                 f"--resume {resume} and --out {out}: a run stays in its folder, leave one of them out"
             )
-        result = _train(options, out, resume, take_over, group, by_ray)
+        result = _train(options, out, resume, take_over, group, by_ray, farming)
     if json:
         print_json(result)
     else:
@@ -204,6 +197,7 @@ def _train(
     take_over: bool,
     group: Group,
     by_ray: dict[str, int] | None,
+    farming: Farming | None,
 ) -> dict[str, Any]:
     from dqk.cli.progress import ProgressReporter
     from dqk.training.pos import resume_pos, train_pos
@@ -211,14 +205,18 @@ def _train(
 
     if resume is not None and out is not None and not RunFolder.is_run(resume):
         resume = None  # a batch script says the same the first time and after a requeue
-    with ProgressReporter() as reporter:
+    with contextlib.ExitStack() as stack:
+        prepare = None if farming is None else stack.enter_context(farming.on_workers())
+        reporter = stack.enter_context(ProgressReporter())
         if by_ray is not None:
             from dqk.training._ray_train import train_pos_by_ray
 
             return train_pos_by_ray(options, out, resume, reporter, take_over, **by_ray)
         if resume is not None:
-            return resume_pos(resume, options, reporter, take_over, group)
-        return train_pos(options, out, reporter, take_over, group)
+            result = resume_pos(resume, options, reporter, take_over, group, prepare)
+        else:
+            result = train_pos(options, out, reporter, take_over, group, prepare)
+    return result if farming is None else {**result, **farming.outcome}
 
 
 def _read_toml(path: Path) -> dict[str, Any]:

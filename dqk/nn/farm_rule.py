@@ -10,7 +10,7 @@ import torch
 from dqk._calibration import cost_model
 from dqk._pooled import Job
 from dqk.cluster import WorkerPool, open_pool
-from dqk.errors import DQKError, InvalidInputError
+from dqk.errors import DQKError
 from dqk.nn.recurrent import whole_number
 
 Farm = Literal["auto", "always"]
@@ -105,12 +105,3 @@ class FarmOptions:
 
 def _milliseconds(seconds: float) -> str:
     return f"{1e3 * seconds:.2g} ms"
-
-
-def check_not_distributed(executor: Any, distributed: bool) -> None:
-    """Raises InvalidInputError where ranks would each want all workers."""
-    if executor is not None and distributed:
-        raise InvalidInputError(
-            "--executor together with --distributed: every rank would drive workers of its own on the same cores; train on "
-            "several ranks, or have one process use workers"
-        )

@@ -70,7 +70,7 @@ class QKCell(GateCell):
     ):
         super().__init__(input_size, hidden_size)
         self.options = options
-        self.farm = farm if farm is not None and farm.executor is not None else None
+        self.set_farm(farm)
         self.feature_map = options.map_for(hidden_size + input_size)
         self.kernel_scale = options.scale_for(self.feature_map)
         self.circuit = simplify_for_fidelity(self.feature_map.circuit).circuit
@@ -222,6 +222,11 @@ class QKCell(GateCell):
         alpha, gate_bias = self._readout()
         projected = F.linear(inputs, visible, bias)
         return run_fused(plan, projected, hidden.t(), alpha.contiguous(), gate_bias, encoded, shared, h0, c0)
+
+    def set_farm(self, farm: FarmOptions | None) -> None:
+        """Has workers compute kernel values from now on, or this process."""
+        self.farm = farm if farm is not None and farm.executor is not None else None
+        self.__dict__.pop("farming", None)
 
     @cached_property
     def farming(self) -> Farming:

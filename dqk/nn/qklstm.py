@@ -144,6 +144,18 @@ class QKLSTM(GatedRecurrence):
                 stacklevel=2,
             )
 
+    def set_executor(self, executor: Any, farm: Farm = "auto", micro_batch: int | None = None) -> None:
+        """Has other workers compute the kernel values from now on, or this process (None); arguments as for the class.
+
+        Raises:
+            InvalidInputError: names everything about the arguments that cannot work.
+        """
+        workers = FarmOptions(executor, farm, micro_batch)
+        if problems := workers.problems():
+            raise InvalidInputError("; ".join(problems))
+        for cell in self.cells:
+            cell.set_farm(workers)  # type: ignore[operator]
+
     def farming(self) -> Farming | None:
         """Who computes the kernel values of the first layer, and why; None without an executor."""
         cell: QKCell = self.cells[0]  # type: ignore[assignment]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -26,6 +26,9 @@ from dqk.training.models import build_tagger, count_parameters, kernel_of
 from dqk.training.plots import draw_curves
 from dqk.training.run_folder import RunFolder
 from dqk.training.state import Reporter, State
+
+Prepare = Callable[[SequenceTagger], None]
+"""Is given the model before training, for instance to have workers compute its kernels (`QKLSTM.set_executor`)."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,7 @@ def train_pos(
     reporter: Reporter | None = None,
     take_over: bool = False,
     group: Group = ALONE,
+    prepare: Prepare | None = None,
 ) -> dict[str, Any]:
     """Trains a tagger from the start.
 
@@ -97,6 +101,7 @@ def train_pos(
         reporter: hears how it goes.
         take_over: takes the folder from a process on another machine that may still hold it.
         group: the ranks that train together, each of which makes this call; all but rank 0 do what rank 0 was told.
+        prepare: see `Prepare`.
 
     Returns:
         The result, plain data for JSON.
@@ -122,6 +127,8 @@ def train_pos(
     vocabulary = Vocabulary.of(corpus.train, open=config.data is not None)
     reporter.preparing(config)
     model = build_tagger(config, vocabulary)  # before there is a folder, so that a mistake leaves none behind
+    if prepare is not None:
+        prepare(model)
     with RunFolder.create(out, config, take_over) as folder:
         folder.write_setup(config, vocabulary, corpus.digests)
         return _complete(_trainer(config, model, vocabulary, corpus, folder, reporter, group), corpus)
@@ -133,6 +140,7 @@ def resume_pos(
     reporter: Reporter | None = None,
     take_over: bool = False,
     group: Group = ALONE,
+    prepare: Prepare | None = None,
 ) -> dict[str, Any]:
     """Goes on with a run, to the same numbers as if it had never stopped.
 
@@ -142,6 +150,7 @@ def resume_pos(
         reporter: hears how it goes.
         take_over: takes the run from a process on another machine that may still hold it.
         group: the ranks that go on with it, as in `train_pos`, however many there were before.
+        prepare: see `Prepare`.
 
     Returns:
         The result; of a finished run the one that it has.
@@ -158,10 +167,12 @@ def resume_pos(
     if not group.leads:
         return _follow(group)
     with RunFolder.open_to_write(run, take_over) as folder:
-        return _resume(folder, given, reporter or Reporter(), group)
+        return _resume(folder, given, reporter or Reporter(), group, prepare)
 
 
-def _resume(folder: RunFolder, given: Mapping[str, Any], reporter: Reporter, group: Group) -> dict[str, Any]:
+def _resume(
+    folder: RunFolder, given: Mapping[str, Any], reporter: Reporter, group: Group, prepare: Prepare | None
+) -> dict[str, Any]:
     before, vocabulary, digests = folder.read_setup()
     config = continued(before, given)
     corpus = load_corpus(config)
@@ -171,6 +182,8 @@ def _resume(folder: RunFolder, given: Mapping[str, Any], reporter: Reporter, gro
         raise CheckpointError(f"cannot go on with {folder.path}: it began with other sentences than are now in {paths}")
     reporter.preparing(config)
     model = build_tagger(config, vocabulary)
+    if prepare is not None:
+        prepare(model)
     trainer = _trainer(config, model, vocabulary, corpus, folder, reporter, group)
     trainer.restore()
     result = folder.read_result()

@@ -1,0 +1,48 @@
+"""Workers that a command line asks for: `--executor` and `--workers`."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+from dqk.errors import InvalidInputError
+
+
+def serves(workers: int | None) -> bool:
+    """Whether this is a rank of an MPI job that computes for rank 0; then it has done so.
+
+    Raises:
+        InvalidInputError: if a number of workers was given, for the ranks are the workers.
+    """
+    if workers is not None:
+        raise InvalidInputError(
+            f"--workers {workers} with --executor mpi: every rank is a worker; start mpiexec -n {workers}"
+        )
+    from dqk.cluster._mpi import is_server, serve
+
+    if not is_server():
+        return False
+    serve()
+    return True
+
+
+@contextlib.contextmanager
+def opened(executor: str, workers: int | None) -> Iterator[Any]:
+    """The pool of an executor, open."""
+    from dqk.cluster import open_pool
+
+    with open_pool(executor, workers) as pool:
+        yield pool
+
+
+def check_not_distributed(executor: str | None, distributed: bool) -> None:
+    """Refuses farming inside data-parallel training, where every rank would drive workers of its own.
+
+    Raises:
+        InvalidInputError: if both are asked for.
+    """
+    if executor is not None and distributed:
+        raise InvalidInputError(
+            f"--executor {executor} with --distributed: either kernels are farmed out to workers or batches to ranks; leave one out"
+        )
