@@ -16,5 +16,6 @@ def logits(self: Trainer, *arguments: Any) -> Any:
     return compute(self, *arguments)
 
 
-Trainer._logits = logits  # type: ignore[method-assign]
-main()
+if __name__ == "__main__":
+    Trainer._logits = logits  # type: ignore[method-assign]
+    main()

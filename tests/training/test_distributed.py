@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 
+from dqk.errors import BackendUnavailableError
 from dqk.training.checkpoint import load_checkpoint
 from dqk.training.pos import resume_pos, train_pos
+from dqk.training.state import Reporter
 from tests.requirements import mpiexec, require
 from tests.training.corpus import write_corpus
 from tests.training.ranks import LIMIT_S, TRAIN, arguments, descendants, ends, process, started, train, wait_for_epochs
@@ -180,3 +182,14 @@ def test_ray_starts_the_ranks_and_starts_them_again(options: dict[str, Any], of_
     assert messages.count("2 ranks started by Ray") == 2 and "going on after" in messages
     assert '"ranks": 2' in output and output.count("\n") == 1
     assert_same_run(of_two, out)
+
+
+def test_plain_ray_cannot_start_ranks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """`pip install ray` has no Ray Train's dependencies."""
+    require("ray")
+    from dqk.training._ray_train import train_pos_by_ray
+
+    monkeypatch.setitem(sys.modules, "ray.train.torch", None)
+    with pytest.raises(BackendUnavailableError, match=r"pip install 'dqk\[ray\]'"):
+        train_pos_by_ray({}, tmp_path / "run", None, Reporter())
+    assert not (tmp_path / "run").exists()
