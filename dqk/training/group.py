@@ -28,7 +28,7 @@ from torch.distributed.rendezvous import rendezvous
 from dqk.errors import ClusterError, DQKError, exit_code
 from dqk.training.gradients import sum_gradients
 from dqk.training.interrupt import AgreedError, LostRankError, RankEnded
-from dqk.training.rank import Rank
+from dqk.training.rank import Rank, address_of
 
 _BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl"}
 _MEETING = timedelta(minutes=5)  # for all ranks to be there
@@ -246,6 +246,8 @@ def _meet(rank: Rank, backend: str) -> Store:
         from dqk.training._mpi_address import agree_on_address
 
         address, port = agree_on_address()
+    elif rank.launcher == "srun":
+        address = address_of(address)
     os.environ.update(MASTER_ADDR=address, MASTER_PORT=str(port))
     # It keeps the group that exists when it is imported, as a default argument, and optimisers import it. A group that is kept does
     # not close: others would not hear that this rank has failed, and torch's threads would abort the process at its end.

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import os
 import re
+import socket
+import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from dqk.errors import InvalidInputError
+from dqk.errors import ClusterError, InvalidInputError
 
 _PORTS = range(15_000, 30_000)  # for Slurm: below those that systems give away by themselves
 _MPI = {  # rank, size, rank on the node, size on the node
@@ -147,6 +149,29 @@ def _slurm(read: _Reader) -> Rank | None:
     # Different for the jobs and steps of one node, and the same on all nodes of a step.
     number = 101 * (read.number("SLURM_JOB_ID") or 0) + (read.number("SLURM_STEP_ID") or 0)
     return replace(found, master_addr=address, master_port=read.number("MASTER_PORT") or _PORTS[number % len(_PORTS)])
+
+
+def address_of(node: str) -> str:
+    """Where a node of Slurm can be reached: its name, or what Slurm knows where the name says nothing.
+
+    Raises:
+        ClusterError: if neither is known.
+    """
+    try:
+        socket.getaddrinfo(node, None)
+        return node
+    except OSError as error:
+        command = ["scontrol", "show", "node", "--oneliner", node]
+        try:
+            shown = subprocess.run(command, capture_output=True, text=True, timeout=30).stdout
+        except (OSError, subprocess.SubprocessError):
+            shown = ""
+        address = re.search(r"\bNodeAddr=(\S+)", shown)
+        if address is None or address[1] == node:
+            raise ClusterError(
+                f"the node of rank 0, {node!r}, has no address here ({error}), and scontrol knows none; set MASTER_ADDR"
+            ) from error
+        return address[1]
 
 
 def _tasks_here(read: _Reader) -> int | None:

@@ -6,6 +6,7 @@ This process is connected to it, so that a `RayPool` made here uses it. Only wha
 import contextlib
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,6 +24,7 @@ def ray_cluster() -> Iterator[Any]:
     require("ray")
     from ray.cluster_utils import Cluster
 
+    Path(tempfile.gettempdir(), "ray").mkdir(exist_ok=True)  # where Cluster notes its address, whatever its temp_dir
     with tempfile.TemporaryDirectory(prefix="dqk-ray-", dir="/tmp", ignore_cleanup_errors=True) as folder:
         with private_environment(), contextlib.ExitStack() as stack:
             head = {
