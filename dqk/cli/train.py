@@ -249,8 +249,12 @@ def _show(result: dict[str, Any]) -> None:
     if "test_accuracy" in result:
         shown.add_row("test file", f"accuracy {result['test_accuracy']:.4f}, loss {result['test_loss']:.4f}")
     shown.add_row("best epoch", f"{result['best_epoch']} of {result['epochs']}, {result['seconds']:.1f} s in all")
+    for name, seconds in result.get("profile", {}).get("step", {}).items():
+        shown.add_row(f"a step: {name}", f"{1e3 * seconds:.3f} ms")
     stdout().print(shown)
     # Below the table, where a path is never broken.
     whole: dict[str, Any] = {"markup": False, "soft_wrap": True}
     stdout().print(f"curves:    {result['run_dir']}/curves.png", **whole)
+    if "profile" in result:
+        stdout().print(f"profile:   {result['run_dir']}/profile.png", **whole)
     stdout().print(f"try it:    {command('predict', result['run_dir'], 'Everybody eat the book')}", **whole)

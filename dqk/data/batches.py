@@ -21,6 +21,7 @@ from dqk.data.vocabulary import Vocabulary
 
 PADDED_TAG = -100  # what torch's cross entropy ignores
 UNSEEN_TAG = -1  # a tag that training never met: no prediction equals it
+_POOL = 16  # batches whose sentences are sorted together
 _STEP_COST = 12  # a time step takes as long as so many words, and the time of its words
 _ORDER, _RARE, _DROPOUT = range(3)  # what a random stream is for
 
@@ -103,7 +104,9 @@ def generator_for(*key: int) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(hashed, "big"))
 
 
-def epoch_batches(n_sentences: int, batch_size: int, seed: int, epoch: int) -> list[list[int]]:
+def epoch_batches(
+    n_sentences: int, batch_size: int, seed: int, epoch: int, lengths: Sequence[int] | None = None
+) -> list[list[int]]:
     """The batches of one epoch: every sentence exactly once, in random order.
 
     Lengths are mixed on purpose. Batches of similar length need less padding, but each is one step however few words it
@@ -114,12 +117,23 @@ def epoch_batches(n_sentences: int, batch_size: int, seed: int, epoch: int) -> l
         batch_size: sentences in a batch; the last one may have fewer.
         seed: of the run.
         epoch: counted from 0.
+        lengths: words of each sentence: batches are then of similar length, as far as every 16 of them, drawn together, allow,
+            and in random order.
 
     Returns:
         Indices of sentences for each batch.
     """
-    order = torch.randperm(n_sentences, generator=generator_for(seed, _ORDER, epoch)).tolist()
-    return [order[first : first + batch_size] for first in range(0, n_sentences, batch_size)]
+    generator = generator_for(seed, _ORDER, epoch)
+    order = torch.randperm(n_sentences, generator=generator).tolist()
+    if lengths is None:
+        return _cut(order, batch_size)
+    pools = [sorted(pool, key=lengths.__getitem__) for pool in _cut(order, _POOL * batch_size)]
+    batches = [batch for pool in pools for batch in _cut(pool, batch_size)]
+    return [batches[k] for k in torch.randperm(len(batches), generator=generator).tolist()]
+
+
+def _cut(order: list[int], size: int) -> list[list[int]]:
+    return [order[first : first + size] for first in range(0, len(order), size)]
 
 
 def sorted_batches(lengths: Sequence[int], batch_size: int) -> list[list[int]]:

@@ -143,6 +143,20 @@ class TrainConfig:
     epochs: int = _option(10, "Passes over the data", "Training", least=1)
     batch_size: int = _option(32, "Sentences in a batch", "Training", least=1)
     learning_rate: float = _option(0.01, "Step size", "Training", above=0)
+    circuit_learning_rate: float | None = _option(
+        None,
+        "Step size of what decides the circuits' angles; the same without it",
+        "Training",
+        models=_QUANTUM,
+        above=0,
+    )
+    schedule: str = _option(
+        "constant", "How step sizes change, to zero at the end", "Training", choices=("constant", "linear", "cosine")
+    )
+    warmup_steps: int = _option(0, "Batches in which step sizes rise from zero", "Training", least=0)
+    bucketing: bool = _option(
+        False, "Batches of sentences of similar length: less padding, and less accuracy on the treebank", "Training"
+    )
     optimizer: str = _option("adam", "Optimiser", "Training", choices=("adam", "sgd"))
     accumulate: int = _option(
         1,
@@ -163,6 +177,8 @@ class TrainConfig:
     checkpoint_minutes: float = _option(
         10.0, "Save the state after so many minutes, too; 0 for never", "Checkpoints", least=0
     )
+    profile: bool = _option(False, "Measure in the end where the time of a step goes", "Insight")
+    tensorboard: bool = _option(False, "Write the curves for TensorBoard, too", "Insight")
 
     def applies(self, name: str) -> bool:
         """Whether an option has a meaning for this run."""
@@ -187,7 +203,7 @@ OPTIONS: dict[str, Option] = {f.name: f.metadata["option"] for f in fields(Train
 TYPES: dict[str, Any] = typing.get_type_hints(TrainConfig)
 """The type of every option."""
 
-FREE = ("accumulate", "checkpoint_steps", "checkpoint_minutes")
+FREE = ("accumulate", "checkpoint_steps", "checkpoint_minutes", "profile", "tensorboard")
 """Options that a run may change when it goes on: they say how it is computed and kept, not what."""
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -299,6 +315,7 @@ _CONVERSIONS: dict[Any, Callable[[Any], Any]] = {
     int: _whole,
     int | None: _whole,
     float: _number,
+    float | None: _number,
     str: _text,
     str | None: _text,
     KernelScale: _scale,
@@ -338,6 +355,10 @@ def continued(config: TrainConfig, given: Mapping[str, Any]) -> TrainConfig:
             continue
         if not config.applies(name):
             problems.append(_not_applicable(name, config))
+        elif name == "epochs" and value > before and config.schedule != "constant":
+            problems.append(
+                f"{flag(name)}: {value!r}, but the run's {config.schedule} schedule ended with its {before} epochs"
+            )
         elif name == "epochs" and value >= before or name in ("data", "test") and before is not None or name in FREE:
             changes[name] = value
         elif value != before:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -29,9 +29,12 @@ from dqk.training.group import ALONE, Group
 from dqk.training.interrupt import AgreedError, Interrupted, LostRankError, StopRequest
 from dqk.training.metrics import count_correct, evaluate, token_loss
 from dqk.training.models import count_parameters, kernel_fingerprint, kernel_of
+from dqk.training.optimisers import make_optimizer, set_step_size
+from dqk.training.profiling import Phases, measure
 from dqk.training.run_folder import RunFolder
 from dqk.training.state import Facts, Reporter, State
 
+_PROFILED = 20  # steps
 _SAVE_INTERVAL_S = 1.0  # what a killed process may lose; a durable write takes longer than a short epoch
 
 
@@ -55,6 +58,7 @@ class Trainer:
     Attributes:
         state: where the run stands.
         stop: a wish to stop, on any rank, which all grant after the same batch.
+        heard: who else is given the metrics of an epoch.
     """
 
     def __init__(
@@ -87,8 +91,9 @@ class Trainer:
         self._due_from = math.inf
         self._saved_steps = 0
         self._steps = 0  # since this process started
-        kind = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}[config.optimizer]
-        self._optimizer: torch.optim.Optimizer = kind(model.parameters(), lr=config.learning_rate)
+        self._optimizer = make_optimizer(config, model)
+        self.phases = Phases()
+        self.heard: list[Callable[[dict[str, Any]], None]] = []
 
     @property
     def n_batches(self) -> int:
@@ -148,7 +153,7 @@ class Trainer:
 
     def _epoch(self) -> None:
         state, started = self.state, time.perf_counter()
-        batches = epoch_batches(len(self.train), self.config.batch_size, self.config.seed, state.epoch)
+        batches = self._batches(state.epoch)
         spent = state.seconds
         self.model.train()
         while state.batch < len(batches):
@@ -174,6 +179,7 @@ class Trainer:
             "train_accuracy": state.correct / state.tokens,
             "eval_loss": score.loss,
             "eval_accuracy": score.accuracy,
+            "learning_rate": self._optimizer.param_groups[0]["lr"],
             "seconds": round(spent + time.perf_counter() - started, 3),
         }
         self.state = State(epoch=state.epoch + 1, history=[*state.history, line])
@@ -183,7 +189,12 @@ class Trainer:
             self.save()
         elif self.group.leads:
             self.folder.write_metrics(self.state.history)
-        self.reporter.epoch(line)
+        for hear in (self.reporter.epoch, *self.heard):
+            hear(line)
+
+    def _batches(self, epoch: int) -> list[list[int]]:
+        lengths = self._lengths if self.config.bucketing else None
+        return epoch_batches(len(self.train), self.config.batch_size, self.config.seed, epoch, lengths)
 
     def _step(self, batch: list[int]) -> int:
         """One batch of the run; gives the number of the signal that some rank was sent, 0 without one."""
@@ -195,8 +206,11 @@ class Trainer:
         self._optimizer.zero_grad()
         value, correct = 0.0, 0
         for number, rows in enumerate(parts or [[0]]):
-            logits, tags = self._logits(batch, lengths, rows)
-            loss, _ = token_loss(logits, tags)
+            with self.phases.phase("data"):
+                inputs, tags = self._inputs(batch, lengths, rows)
+            with self.phases.phase("forward"):
+                logits = self.model(*inputs)
+                loss, _ = token_loss(logits, tags)
             if parts:
                 value += loss.item()
                 correct += count_correct(logits, tags)
@@ -204,14 +218,19 @@ class Trainer:
                 loss = loss * 0
             if number + 1 >= len(parts):  # sums travel during the backward pass
                 sums = group.gather(value, correct, self.stop.number or 0)
-            (loss / tokens).backward()
-        group.sum_gradients(self.model)
-        values, counts, wishes = zip(*sums(), strict=True)
+            with self.phases.phase("backward"):
+                (loss / tokens).backward()
+        with self.phases.phase("all-reduce"):
+            group.sum_gradients(self.model)
+            values, counts, wishes = zip(*sums(), strict=True)
         value = sum(values)
         self._check_finite(value, f"in epoch {state.epoch + 1}, batch {state.batch + 1}")
-        if self.config.clip:
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
-        self._optimizer.step()
+        with self.phases.phase("optimiser"):
+            if self.config.clip:
+                nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
+            step, steps = state.epoch * self.n_batches + state.batch, self.config.epochs * self.n_batches
+            set_step_size(self._optimizer, self.config, step, steps)
+            self._optimizer.step()
         self._steps += 1
         state.batch += 1
         state.loss_sum += value
@@ -219,8 +238,10 @@ class Trainer:
         state.tokens += tokens
         return int(max(wishes))
 
-    def _logits(self, batch: list[int], lengths: list[int], rows: list[int]) -> tuple[Tensor, Tensor]:
-        """Scores and tags of some sentences of a batch, padded. Shapes (B, T, n_tags) and (B, T)."""
+    def _inputs(
+        self, batch: list[int], lengths: list[int], rows: list[int]
+    ) -> tuple[tuple[Tensor, Tensor, Tensor | None], Tensor]:
+        """What the tagger is given for some sentences of a batch, padded, and their tags (B, T)."""
         config, state = self.config, self.state
         part = pad([self._encoded[batch[row]] for row in rows], self.vocabulary)
         words = part.words
@@ -237,7 +258,27 @@ class Trainer:
                 config.seed,
                 state.epoch,
             )
-        return self.model(words, part.lengths, mask), part.tags
+        return (words, part.lengths, mask), part.tags
+
+    def profile(self) -> dict[str, Any]:
+        """Where the time of a step goes, see `dqk.training.profiling`; the trainer is then where it was.
+
+        All ranks of the group have to call it.
+        """
+        before, tensors = self.state, {name: tensor.clone() for name, tensor in self.tensors().items()}
+        batches = self._batches(0)
+        count = min(_PROFILED, len(batches))
+
+        def steps(number: int) -> None:
+            self.state = State()
+            for batch in batches[:number]:
+                self._step(batch)
+
+        self.model.train()
+        try:
+            return measure(steps, self.phases, self.model, count)
+        finally:
+            self.adopt(tensors, before)
 
     def _due(self) -> bool:
         """Whether the options ask for the state to be saved now."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -16,7 +17,8 @@ from dqk.data.batches import encode
 from dqk.data.sentences import digest
 from dqk.errors import CheckpointError, InvalidInputError
 from dqk.nn import SequenceTagger
-from dqk.training import checkpoint
+from dqk.training import checkpoint, profiling
+from dqk.training._tensorboard import Board, require_tensorboard
 from dqk.training.config import TrainConfig, continued, resolve
 from dqk.training.group import ALONE, Group
 from dqk.training.interrupt import Interrupted
@@ -118,6 +120,8 @@ def train_pos(
     if not group.leads:
         return _follow(group)
     config = resolve(given)
+    if config.tensorboard:
+        require_tensorboard()
     if config.data is not None:  # a run can be resumed from another working folder
         config = replace(config, data=str(Path(config.data).absolute()))
     if config.test is not None:
@@ -236,6 +240,8 @@ def _follow(group: Group) -> dict[str, Any]:
     trainer = _trainer(config, model, vocabulary, Corpus(train, held_out), folder, Reporter(), group)
     trainer.adopt(load(group.share(None)), State(**setup["state"]))
     trainer.run()
+    if config.profile:
+        trainer.profile()
     return cast(dict[str, Any], group.share_json())
 
 
@@ -245,13 +251,18 @@ def _complete(trainer: Trainer, corpus: Corpus) -> dict[str, Any]:
     folder = trainer.folder
     try:
         try:
-            trainer.run()
+            with _board(trainer):
+                trainer.run()
         except (Interrupted, DivergenceError):
             if trainer.state.history:
                 _draw(trainer, corpus)
             raise
         _draw(trainer, corpus)
+        profile = trainer.profile() if trainer.config.profile else None
         result = _result(trainer, corpus)
+        if profile is not None:
+            profiling.write(folder.path, profile)
+            result["profile"] = profile
         folder.write_result(result)
     except OSError as error:
         raise CheckpointError(
@@ -259,6 +270,20 @@ def _complete(trainer: Trainer, corpus: Corpus) -> dict[str, Any]:
             f"room in {folder.path}, then go on with: {folder.resume_command}"
         ) from error
     return cast(dict[str, Any], trainer.group.share_json(result))
+
+
+@contextlib.contextmanager
+def _board(trainer: Trainer) -> Iterator[None]:
+    """TensorBoard, if it is asked for."""
+    if not trainer.config.tensorboard:
+        yield
+        return
+    board = Board(trainer.folder.path / "tensorboard", trainer.state.epoch)
+    trainer.heard.append(board.epoch)
+    try:
+        yield
+    finally:
+        board.close()
 
 
 def _draw(trainer: Trainer, corpus: Corpus) -> None:
