@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from dqk import QKLSTM
 from dqk.kernels.feature_maps import reuploading_feature_map
 from dqk.nn import SequenceTagger
+from dqk.nn.layout import Layout
 
 QUBITS, REFERENCES, TOKENS, EMBEDDING, HIDDEN, WORDS, TAGS = 4, 4, 5, 8, 6, 9, 3
 NAMED = "default.qubit, backprop, references of a gate broadcast"  # what a user writes first
@@ -174,6 +175,27 @@ def large_layers(repeats: int) -> list[dict[str, Any]]:
     return measure_layers(make, torch.randn(50, 64, 32), max(3, repeats // 2), 1)
 
 
+def memory_of_backward() -> list[dict[str, Any]]:
+    """What a layer keeps for its backward pass and works on in it, over its activations in the large case."""
+    steps, batch, hidden, qubits, references = 50, 64, 64, 8, 16
+    numbers = (
+        hidden + 4 * hidden + hidden + qubits + 4 * references
+    )  # h, gates, c, z and kernel values of one time step
+    activations = 4 * steps * batch * numbers
+    rows = []
+    for name, options in {
+        "QKLSTM": {"n_qubits": qubits},
+        "QKLSTM, 3 layers of re-uploading": {"feature_map": reuploading_feature_map(qubits, 3)},
+    }.items():
+        layer = QKLSTM(32, hidden, n_references=references, **options)
+        plan, layout = layer.cells[0].plan, Layout(steps, batch)
+        lanes = plan.lanes(layout, torch.float32)
+        vectors = plan.records(layout, lanes, True) + plan.work[torch.float32, lanes][1]
+        kept = 4 * (lanes * vectors + sum(parameter.numel() for parameter in layer.parameters()))
+        rows.append({"model": name, "MiB": kept / 2**20, "over activations": kept / activations})
+    return rows
+
+
 def taggers(repeats: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """The tagger around a QKLSTM and around nn.LSTM; then the former by PennyLane."""
     torch.manual_seed(0)
@@ -196,11 +218,47 @@ def taggers(repeats: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         }
         for side in sides
     ]
-    return rows, pennylane(model, ours, lengths, repeats)
+    whole = pennylane(
+        model,
+        ours.parameters(),
+        tagging(lambda words: ours(words, lengths)),
+        lambda peer: tagging(lambda words: ours.head(peer(ours.embedding(words))[0])),
+        repeats,
+    )
+    return rows, whole
 
 
-def pennylane(model: QKLSTM, ours: SequenceTagger, lengths: Tensor, repeats: int) -> list[dict[str, Any]]:
-    """The same tagger by PennyLane, against dqk with Adam as it comes."""
+def layer_by_pennylane(repeats: int) -> list[dict[str, Any]]:
+    """The layer alone: the steps of `table_one_layers`, learned references and a readout per gate."""
+    torch.manual_seed(0)
+    model = QKLSTM(EMBEDDING, HIDDEN, n_qubits=QUBITS, n_references=REFERENCES, batch_first=True)
+    x = torch.randn(1, TOKENS, EMBEDDING)
+    return pennylane(
+        model,
+        model.parameters(),
+        lambda: model(x)[0].square().mean(),
+        lambda peer: lambda: peer(x)[0].square().mean(),
+        repeats,
+    )
+
+
+def pennylane(
+    model: QKLSTM,
+    parameters: Any,
+    ours: Callable[[], Tensor],
+    theirs: Callable[[nn.Module], Callable[[], Tensor]],
+    repeats: int,
+) -> list[dict[str, Any]]:
+    """The same loss by PennyLane, against dqk with Adam as it comes.
+
+    Args:
+        model: whose cell PennyLane evaluates.
+        parameters: what both train.
+        ours: the loss by dqk.
+        theirs: the loss around a module that takes the layer's place.
+        repeats: visits to each side.
+    """
+    parameters = list(parameters)
     versions = {
         NAMED: ("default.qubit", "backprop", REFERENCES),
         "default.qubit, backprop, all references broadcast": ("default.qubit", "backprop", 4 * REFERENCES),
@@ -211,12 +269,12 @@ def pennylane(model: QKLSTM, ours: SequenceTagger, lengths: Tensor, repeats: int
     kernels = {name: (circuit(device, method), width) for name, (device, method, width) in versions.items()}
     kernels["default.qubit, states, references once per pass"] = (states_once(False), 4 * REFERENCES)
     kernels["... and without the CNOT chain, which cancels"] = (states_once(True), 4 * REFERENCES)
-    dqk_step = step_of(tagging(lambda words: ours(words, lengths)), ours.parameters())
+    dqk_step = step_of(ours, parameters)
     expected = dqk_step()
     rows = []
     for name, (kernel, width) in kernels.items():
         peer = PennyLaneQKLSTM(model, kernel, width)
-        step = step_of(tagging(lambda words, peer=peer: ours.head(peer(ours.embedding(words))[0])), ours.parameters())
+        step = step_of(theirs(peer), parameters)
         found = step()
         if abs(found - expected) > 1e-5:
             raise SystemExit(f"{name}: loss {found}, dqk has {expected}: not the same model")
@@ -227,11 +285,11 @@ def pennylane(model: QKLSTM, ours: SequenceTagger, lengths: Tensor, repeats: int
 
 def show(title: str, rows: list[dict[str, Any]]) -> None:
     table = Table(title=title, title_justify="left")
-    first, _, ratio = rows[0]
-    for name in (first, "ms", ratio):
+    first, unit, ratio = rows[0]
+    for name in (first, unit, ratio):
         table.add_column(name, justify="left" if name == first else "right")
     for row in rows:
-        table.add_row(row[first], f"{row['ms']:.3g}", f"{row[ratio]:.3g}")
+        table.add_row(row[first], f"{row[unit]:.3g}", f"{row[ratio]:.3g}")
     console.print(table)
 
 
@@ -246,11 +304,16 @@ def main() -> None:
     show("Table I's size, the layer alone (goals: 0.6 with Adam, 0.45 with fused Adam)", figures["layer"])
     figures["layer_batch_64"] = large_layers(options.repeats)
     show("Batch 64, 50 steps, input 32, hidden 64, 8 qubits, 16 references (goal: 7)", figures["layer_batch_64"])
+    figures["memory"] = memory_of_backward()
+    show("The same: memory for the backward pass, gradients included (goal: 2)", figures["memory"])
     if not options.without_pennylane:
         figures["tagger"], figures["pennylane"] = taggers(options.repeats)
         show("Table I's size, a tagger with packed sequences", figures["tagger"])
+        show("The same tagger by PennyLane", figures["pennylane"])
+        figures["pennylane_layer"] = layer_by_pennylane(options.repeats)
         show(
-            "The same tagger by PennyLane (goals: 500 for the fastest, 5,000 for parameter-shift)", figures["pennylane"]
+            "The layer alone by PennyLane (goals: 500 for the fastest, 5,000 for parameter-shift)",
+            figures["pennylane_layer"],
         )
     if options.json:
         with open(options.json, "w") as file:

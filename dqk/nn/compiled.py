@@ -238,8 +238,8 @@ class _Compiled(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         given = _contiguous(tensors)
         x, dtype, hidden = given[0], given[0].dtype, plan.hidden
-        states = (1, layout.batch, hidden)
-        outputs = x.new_empty((*x.shape[:-1], hidden)), x.new_empty(states), x.new_empty(states)
+        h = x.new_empty((1, layout.batch, hidden))
+        outputs = x.new_empty((*x.shape[:-1], hidden)), h, torch.empty_like(h)
         lanes, entry = plan.lanes(layout, dtype), _entry_points()
         ctx.record = record = _vectors(plan.records(layout, lanes, recording), lanes, dtype)
         ctx.plan, ctx.layout, ctx.call = plan, layout, (*layout.numbers, reverse)

@@ -201,7 +201,8 @@ class QKCell(GateCell):
     @property
     def weight(self) -> Tensor:
         """A parameter that shows dtype and device."""
-        return self.alpha
+        own = self._parameters
+        return own["alpha"] if "alpha" in own else self.alpha  # type: ignore[return-value]  # as in `_tensors`
 
     def run_rows(
         self, inputs: Tensor, batch_sizes: Sequence[int], h0: Tensor, c0: Tensor, reverse: bool

@@ -250,7 +250,8 @@ class GatedRecurrence(nn.Module, abc.ABC):
         Raises:
             InvalidInputError: for another shape, dtype or device, or values that are not finite.
         """
-        if torch.is_autocast_enabled(self._first.weight.device.type):
+        weight = self._first.weight
+        if torch.is_autocast_enabled(weight.device.type):
             return self._without_autocast(input, hx)
         if isinstance(input, PackedSequence):
             return self._run_packed(input, hx)
@@ -259,7 +260,7 @@ class GatedRecurrence(nn.Module, abc.ABC):
         shape = input.shape
         if len(shape) not in (2, 3):
             raise InvalidInputError(f"input has shape {tuple(shape)}, expected {self._expected}")
-        self._check_input(input)
+        self._check_input(input, weight)
         if len(shape) == 2:
             h0, c0 = self._initial_states(hx, input, 1, batched=False)
             output, h, c = self._layers(input, Layout(len(input), 1), h0, c0)
@@ -285,7 +286,7 @@ class GatedRecurrence(nn.Module, abc.ABC):
 
     def _run_packed(self, input: PackedSequence, hx: States | None) -> tuple[PackedSequence, States]:
         rows, sizes, order, inverse = input
-        self._check_input(rows)
+        self._check_input(rows, self._first.weight)
         batch = int(sizes[0])
         h0, c0 = self._initial_states(hx, rows, batch, batched=True)
         if order is not None and h0 is not None and c0 is not None:
@@ -318,8 +319,7 @@ class GatedRecurrence(nn.Module, abc.ABC):
         layout = "(B, T, {0})" if self.batch_first else "(T, B, {0})"
         return f"{layout.format(self.input_size)}, or (T, {self.input_size}) for one sequence without a batch axis"
 
-    def _check_input(self, data: Tensor) -> None:
-        weight = self._first.weight
+    def _check_input(self, data: Tensor, weight: Tensor) -> None:
         if data.dtype not in _PRECISIONS:
             raise InvalidInputError(
                 f"input is {data.dtype}, expected {' or '.join(map(str, _PRECISIONS))}; use model.float() and input.float()"
