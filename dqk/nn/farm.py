@@ -124,7 +124,7 @@ def run_farmed(plan: FarmPlan, heads: Heads, h0: Tensor, c0: Tensor) -> tuple[Te
     return _Farmed.apply(plan, h0, c0, *heads.flat())
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, weakref_slot=True)
 class _Record:
     """One part at one time step: inputs and results of two small graphs, from features to angles and from values to states."""
 
@@ -316,7 +316,8 @@ class _Farmed(torch.autograd.Function):
         ctx.plan, ctx.work, ctx.arrays = plan, work, arrays
         ctx.save_for_backward(h0, c0, *[t for t in tensors if t is not None])
         h, c = (torch.cat([state[k] for state in work.states]) for k in (0, 1))
-        return work.outputs, h, c
+        outputs, work.outputs = work.outputs, h0.new_empty(0)  # a node that keeps its own output is never freed
+        return outputs, h, c
 
     @staticmethod
     @first_derivative_only

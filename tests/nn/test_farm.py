@@ -1,9 +1,11 @@
 """Kernel values from workers: the numbers of the same module without them, whatever the workers, the cut and what dies."""
 
+import gc
 import itertools
 import os
 import pickle
 import signal
+import weakref
 from typing import Any
 
 import pytest
@@ -105,6 +107,19 @@ def test_without_gradients_and_with_frozen_parts() -> None:
         with pytest.raises(UnsupportedError, match="second derivatives"):
             (g,) = torch.autograd.grad(model(x.requires_grad_())[0].sum(), x, create_graph=True)
             g.sum().backward()
+
+
+def test_a_pass_is_freed() -> None:
+    """With all its graphs, as soon as nobody has its results."""
+    with InlinePool(1) as pool:
+        output = farmed("default", pool)(torch.randn(STEPS, BATCH, INPUT, dtype=torch.float64))[0]
+        (node, _), *_ = output.grad_fn.next_functions  # type: ignore[union-attr]
+        kept = weakref.ref(node.work.records[0])
+        del node
+        assert kept() is not None
+        del output
+        gc.collect()
+        assert kept() is None
 
 
 @pytest.mark.faults
