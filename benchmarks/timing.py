@@ -37,6 +37,8 @@ def _seconds(run: Callable[[], Any]) -> float:
 
 def machine() -> dict[str, Any]:
     """What a figure was measured on."""
+    from threadpoolctl import threadpool_info
+
     from dqk._resources import cpu_threads
 
     model = platform.processor()
@@ -45,4 +47,6 @@ def machine() -> dict[str, Any]:
         model = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         pass
-    return {"cpu": model, "threads": cpu_threads(), "python": platform.python_version()}
+    # OPENBLAS_CORETYPE can halve what a peer reaches: the core that OpenBLAS took belongs to the figure.
+    blas = sorted({library["architecture"] for library in threadpool_info() if "architecture" in library})
+    return {"cpu": model, "blas": blas, "threads": cpu_threads(), "python": platform.python_version()}
