@@ -43,10 +43,16 @@ class NoRecurrence(nn.Module):
         super().__init__()
         self.tagger = tagger
 
-    def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
+    @property
+    def recurrent(self) -> nn.Module:
+        """The tagger's network, of which a run keeps the kernel's fingerprint."""
+        return self.tagger.recurrent
+
+    def forward(self, tokens: Tensor, lengths: Tensor, dropout_mask: Tensor | None = None) -> Tensor:
         """Logits (B, T, tags) of tokens (B, T)."""
         real = torch.arange(tokens.shape[1]) < lengths[:, None]
-        scores = self.tagger(tokens[real].unsqueeze(1)).squeeze(1)
+        mask = None if dropout_mask is None else dropout_mask[real].unsqueeze(1)
+        scores = self.tagger(tokens[real].unsqueeze(1), None, mask).squeeze(1)
         return scores.new_zeros(*tokens.shape, scores.shape[1]).masked_scatter(real.unsqueeze(2), scores)
 
 
