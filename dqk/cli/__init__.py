@@ -9,9 +9,11 @@ from typing import Annotated, Any
 
 import typer
 
-from dqk.cli import doctor, gram, predict, reproduce, store, train
+from dqk.cli import doctor, gram, launch, predict, reproduce, store, train
 from dqk.cli.output import report
+from dqk.cli.pools import leave_mpi
 from dqk.errors import DQKError, exit_code
+from dqk.training.interrupt import Interrupted
 
 app = typer.Typer(
     name="dqk",
@@ -24,6 +26,7 @@ app = typer.Typer(
 app.add_typer(train.app)
 app.add_typer(reproduce.app)
 app.add_typer(store.app)
+app.add_typer(launch.app)
 predict.register(app)
 gram.register(app)
 doctor.register(app)
@@ -68,4 +71,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         program(arguments, prog_name="dqk")
     except (DQKError, OSError) as error:
         report(error)
+        if isinstance(error, Interrupted):
+            leave_mpi()
         sys.exit(exit_code(error))

@@ -33,6 +33,8 @@ Examples:
   dqk gram X_test.npy --y X_train.npy -o K_test.npy
 """
 
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+
 
 def register(app: typer.Typer) -> None:
     """Adds the command."""
@@ -191,7 +193,7 @@ def _problem(
 
 @contextlib.contextmanager
 def _stoppable(out: Path, stored: bool) -> Iterator[None]:
-    """Ctrl-C and SIGTERM end the run with a word on how to go on."""
+    """Ctrl-C, SIGTERM and SIGUSR1 (Slurm's warning) end the run with a word on how to go on."""
     from dqk.training.interrupt import Interrupted
 
     def stop(number: int, frame: FrameType | None) -> None:
@@ -204,7 +206,7 @@ def _stoppable(out: Path, stored: bool) -> Iterator[None]:
         )
         raise Interrupted(f"by signal {signal.Signals(number).name}; {rest}", number)
 
-    previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous = {number: signal.signal(number, stop) for number in _SIGNALS}
     try:
         yield
     finally:

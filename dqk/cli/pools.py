@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -34,6 +35,16 @@ def opened(executor: str, workers: int | None) -> Iterator[Any]:
 
     with open_pool(executor, workers) as pool:
         yield pool
+
+
+def leave_mpi() -> None:
+    """Has this rank leave MPI, if it is one, once its pool is closed in good order.
+
+    `python -m mpi4py` would otherwise take the exit code of a stopped run for a crash, and end the job with another one.
+    """
+    mpi = sys.modules.get("mpi4py.MPI")
+    if mpi is not None and mpi.Is_initialized() and not mpi.Is_finalized():
+        mpi.Finalize()
 
 
 def check_not_distributed(executor: str | None, distributed: bool) -> None:

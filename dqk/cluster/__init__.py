@@ -7,6 +7,7 @@ from typing import Any
 
 from dqk.cluster.base import Arrays, Buffer, Done, Failed, Joined, Lost, PoolEvent, Worker, WorkerPool
 from dqk.cluster.inline import InlinePool
+from dqk.cluster.launchers import launch
 from dqk.errors import InvalidInputError, unknown_name
 
 EXECUTORS = ("inline", "processes", "ray", "mpi")
@@ -66,5 +67,6 @@ __all__ = [
     "PoolEvent",
     "Worker",
     "WorkerPool",
+    "launch",
     "open_pool",
 ]

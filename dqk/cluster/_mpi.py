@@ -38,6 +38,8 @@ from dqk.cluster._mpi_session import Kind, Message, Session, Waiting, broadcast,
 from dqk.cluster.base import Arrays, Buffer, Done, Failed, Joined, PoolEvent, Worker, WorkerPool
 from dqk.errors import ClusterError, DQKError
 
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+
 
 class MPIPool(WorkerPool):
     """All ranks of a communicator, driven from its rank 0.
@@ -152,7 +154,7 @@ class MPIPool(WorkerPool):
 
 
 def serve(comm: Any = None, problem: str = "") -> None:
-    """Computes what rank 0 asks for until it closes its pool. SIGINT and SIGTERM are left to rank 0 meanwhile.
+    """Computes what rank 0 asks for until it closes its pool. SIGINT, SIGTERM and SIGUSR1 are left to rank 0 meanwhile.
 
     Args:
         comm: an mpi4py communicator; None for MPI.COMM_WORLD.
@@ -300,11 +302,11 @@ def _event(worker: str, ticket: int, result: Buffer | None, why: str) -> PoolEve
 
 @contextlib.contextmanager
 def _signals_left_to_rank_0() -> Iterator[None]:
-    """Launchers give Ctrl-C and SIGTERM to all ranks; rank 0 ends the others in good order, or is ended and they with it."""
+    """Launchers give signals to all ranks; rank 0 ends the others in good order, or is ended and they with it."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    previous = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous = {number: signal.signal(number, signal.SIG_IGN) for number in _SIGNALS}
     try:
         yield
     finally:

@@ -25,10 +25,11 @@ from torch import nn
 from torch._C._distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
+from dqk.cluster.nodes import address_of
 from dqk.errors import ClusterError, DQKError, exit_code
 from dqk.training.gradients import sum_gradients
 from dqk.training.interrupt import AgreedError, LostRankError, RankEnded
-from dqk.training.rank import Rank, address_of
+from dqk.training.rank import Rank
 
 _BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl"}
 _MEETING = timedelta(minutes=5)  # for all ranks to be there

@@ -7,13 +7,11 @@ mpiexec inside a Slurm job, is the one that counts.
 from __future__ import annotations
 
 import os
-import re
-import socket
-import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from dqk.errors import ClusterError, InvalidInputError
+from dqk.cluster.nodes import expand
+from dqk.errors import InvalidInputError
 
 _PORTS = range(15_000, 30_000)  # for Slurm: below those that systems give away by themselves
 _MPI = {  # rank, size, rank on the node, size on the node
@@ -151,29 +149,6 @@ def _slurm(read: _Reader) -> Rank | None:
     return replace(found, master_addr=address, master_port=read.number("MASTER_PORT") or _PORTS[number % len(_PORTS)])
 
 
-def address_of(node: str) -> str:
-    """Where a node of Slurm can be reached: its name, or what Slurm knows where the name says nothing.
-
-    Raises:
-        ClusterError: if neither is known.
-    """
-    try:
-        socket.getaddrinfo(node, None)
-        return node
-    except OSError as error:
-        command = ["scontrol", "show", "node", "--oneliner", node]
-        try:
-            shown = subprocess.run(command, capture_output=True, text=True, timeout=30).stdout
-        except (OSError, subprocess.SubprocessError):
-            shown = ""
-        address = re.search(r"\bNodeAddr=(\S+)", shown)
-        if address is None or address[1] == node:
-            raise ClusterError(
-                f"the node of rank 0, {node!r}, has no address here ({error}), and scontrol knows none; set MASTER_ADDR"
-            ) from error
-        return address[1]
-
-
 def _tasks_here(read: _Reader) -> int | None:
     """Tasks on this node, from a list such as `4(x2),3`."""
     counts: list[int] = []
@@ -182,26 +157,3 @@ def _tasks_here(read: _Reader) -> int | None:
         counts += [int(count)] * int(times.rstrip(")") or 1)
     node = read.number("SLURM_NODEID") or 0
     return counts[node] if node < len(counts) else None
-
-
-def expand(nodes: str) -> list[str]:
-    """The names in Slurm's short form.
-
-    Example:
-        >>> expand("login,node[01-03,7]-ib,n[1-2]x[5,9]")
-        ['login', 'node01-ib', 'node02-ib', 'node03-ib', 'node7-ib', 'n1x5', 'n1x9', 'n2x5', 'n2x9']
-    """
-    # A comma separates names where it is not inside brackets.
-    return [name for part in re.findall(r"(?:[^,\[]|\[[^\]]*\])+", nodes) for name in _expanded(part)]
-
-
-def _expanded(pattern: str) -> list[str]:
-    head, opened, rest = pattern.partition("[")
-    if not opened:
-        return [head]
-    inside, _, tail = rest.partition("]")
-    numbers: list[str] = []
-    for piece in inside.split(","):
-        first, _, last = piece.partition("-")
-        numbers += [f"{number:0{len(first)}d}" for number in range(int(first), int(last or first) + 1)]
-    return [f"{head}{number}{end}" for number in numbers for end in _expanded(tail)]

@@ -2,8 +2,9 @@
 
 import pytest
 
+from dqk.cluster.nodes import expand
 from dqk.errors import InvalidInputError
-from dqk.training.rank import Rank, expand
+from dqk.training.rank import Rank
 
 TORCHRUN = {
     "RANK": "3",

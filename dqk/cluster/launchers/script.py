@@ -1,0 +1,215 @@
+"""The batch script of a job: one file that people can read, change and hand in again."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from dqk.cluster.launchers.options import SlurmOptions
+from dqk.cluster.launchers.payload import Payload
+from dqk.cluster.launchers.site import Site
+from dqk.errors import InvalidInputError
+
+_WHAT = {
+    "ray": "on the workers of a Ray cluster inside this job",
+    "mpi": "on MPI ranks",
+    "torch": "on ranks that share every batch",
+    "single": "in one process",
+}
+
+_SETTINGS = r"""set -u
+
+# The job of an array has a name of its own, so that a requeue concerns it alone.
+job=$SLURM_JOB_ID
+if [ -n "${{SLURM_ARRAY_JOB_ID:-}}" ]; then job=${{SLURM_ARRAY_JOB_ID}}_${{SLURM_ARRAY_TASK_ID}}; fi
+rm -f "$run/exit-$job"
+quit() {{
+  printf '%s\n' "$1" >"$run/exit-$job"
+  exit "$1"
+}}
+
+ulimit -n "$(ulimit -Hn)"
+# srun takes the CPUs of a task from its own options alone.
+cpus=${{SLURM_CPUS_PER_TASK:-$((SLURM_CPUS_ON_NODE / {tasks}))}}
+"""
+
+_WARNING = r"""
+# --- Slurm's warning, {signal_s} s before the time limit: the program saves its state and ends with 138 ---
+warned=no
+step=
+# shellcheck disable=SC2317 # the trap calls it
+warn() {
+  warned=yes
+  if [ -n "$step" ]; then kill -USR1 "$step" 2>/dev/null; fi
+}
+trap warn USR1
+
+# The exit code of a child, also where the warning interrupts the waiting.
+finish() {
+  local code again
+  while :; do
+    wait "$1"
+    code=$?
+    kill -0 "$1" 2>/dev/null || break
+  done
+  wait "$1" 2>/dev/null
+  again=$?
+  if [ "$again" -ne 127 ]; then code=$again; fi
+  return "$code"
+}
+"""
+
+_RAY = r"""
+# --- Ray: a node of it on every node of the job, open to this job alone ---
+RAY_AUTH_MODE=token
+RAY_AUTH_TOKEN=$(od -An -N32 -tx1 /dev/urandom | tr -d ' \n')
+RAY_USAGE_STATS_ENABLED=0
+# Paths of sockets have at most 107 characters, 70 of which Ray adds.
+DQK_RAY_TEMP=/tmp/dqk-$SLURM_JOB_ID-$RANDOM
+export RAY_AUTH_MODE RAY_AUTH_TOKEN RAY_USAGE_STATS_ENABLED DQK_RAY_TEMP
+RAY_ADDRESS=$("${python[@]}" -m dqk.cluster.launchers.ray_node address) || quit 1
+export RAY_ADDRESS
+srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 --cpus-per-task="$cpus" \
+  "${python[@]}" -m dqk.cluster.launchers.ray_node start >"$run/ray-$job.log" 2>&1 &
+ray=$!
+if ! "${python[@]}" -m dqk.cluster.launchers.ray_node wait "$SLURM_JOB_NUM_NODES" "$ray"; then
+  tail -n 20 "$run/ray-$job.log" >&2
+  quit 1
+fi
+"""
+
+_STEP = {
+    "ray": r"""srun --overlap --nodes=1 --ntasks=1 --nodelist="$SLURMD_NODENAME" --cpus-per-task="$cpus" \
+  "${python[@]}" -m dqk "${payload[@]}" &""",
+    "mpi": r"""export DQK_THREADS=$cpus OMP_NUM_THREADS=$cpus
+srun --mpi={mpi} --kill-on-bad-exit=1 --ntasks-per-node={tasks} --cpus-per-task="$cpus"{gpus} \
+  "${python[@]}" -m mpi4py -m dqk "${payload[@]}" &""",
+    "torch": r"""export DQK_THREADS=$cpus OMP_NUM_THREADS=$cpus
+srun --kill-on-bad-exit=1 --ntasks-per-node={tasks} --cpus-per-task="$cpus"{gpus} \
+  "${python[@]}" -m dqk "${payload[@]}" &""",
+    "single": r"""export DQK_THREADS=$cpus OMP_NUM_THREADS=$cpus
+srun --nodes=1 --ntasks=1 --cpus-per-task="$cpus" "${python[@]}" -m dqk "${payload[@]}" &""",
+}
+
+_STOP_RAY = r"""
+# Ray is this job's first step; nothing else is ended.
+scancel --signal=TERM "$SLURM_JOB_ID.0"
+wait "$ray"
+"""
+
+_REQUEUE = r"""
+if [ "$warned" = yes ] && [ "$code" -eq 138 ]; then
+  echo "warned by Slurm: the state is saved, the job is queued again"
+  scontrol requeue "$job" && exit 138
+fi
+"""
+
+
+def render(
+    payload: Payload,
+    options: SlurmOptions,
+    site: Site,
+    folder: Path,
+    workdir: Path,
+    python: str,
+    mpi: str = "pmi2",
+) -> str:
+    """The script.
+
+    Args:
+        payload: what it runs.
+        options: what it asks for.
+        site: what the site wants said.
+        folder: the run folder, absolute; log and exit code go there.
+        workdir: folder that the payload's paths are relative to, absolute.
+        python: interpreter to use if the site names none.
+        mpi: what `srun --mpi=` is given.
+
+    Raises:
+        InvalidInputError: if a folder's name cannot be written into a script.
+    """
+    for path in (folder, workdir):
+        if any(sign in str(path) for sign in '%\n"\\'):
+            raise InvalidInputError(
+                f"the folder {str(path)!r} has a percent sign, double quote, backslash or line break in its name, which Slurm "
+                "reads otherwise; use another folder"
+            )
+    engine, tasks = payload.engine, options.tasks(payload)
+    per_task = " --gpus-per-task=1" if options.gpus_per_node and engine in ("mpi", "torch") else ""
+    parts = [
+        "#!/usr/bin/env bash",
+        f"# {_comment(str(payload))}",
+        f"# {_WHAT[engine]}. Written by `dqk launch slurm`; `sbatch` takes it again as it is.",
+        *(f"#SBATCH {word}" for word in _directives(payload, options, site, folder, workdir)),
+        "",
+        "# --- what runs, and how it goes on after a requeue ---",
+        f"run={shlex.quote(str(folder))}",
+        f"payload=({_words(payload, options)})",
+        *_again(payload),
+        "",
+        "# --- the environment ---",
+        *(f"module load {shlex.quote(name)}" for name in site.modules),
+        *site.setup,
+        *([f"source {shlex.quote(site.venv + '/bin/activate')}"] if site.venv else []),
+        f"python=({_python(site, python)})",
+    ]
+    text = "\n".join(parts) + "\n" + _SETTINGS.format(tasks=tasks)
+    text += _WARNING.replace("{signal_s}", str(options.signal_s))
+    text += _RAY if engine == "ray" else ""
+    text += "\n# --- the work ---\n"
+    step = _STEP[engine].replace("{mpi}", mpi).replace("{tasks}", str(tasks)).replace("{gpus}", per_task)
+    text += f'{step}\nstep=$!\nif [ "$warned" = yes ]; then kill -USR1 "$step"; fi\nfinish "$step"\ncode=$?\n'
+    text += _STOP_RAY if engine == "ray" else ""
+    text += _REQUEUE if options.requeue else ""
+    return text + 'quit "$code"\n'
+
+
+def _directives(payload: Payload, options: SlurmOptions, site: Site, folder: Path, workdir: Path) -> list[str]:
+    tasks = options.tasks(payload)
+    cpus = options.cpus_per_task or site.cpus_per_task
+    found = [
+        f"--job-name={options.name or f'dqk-{payload.command}'}",
+        f"--nodes={options.nodes}",
+        f"--ntasks-per-node={tasks}",
+        "--exclusive" if cpus is None else f"--cpus-per-task={cpus}",
+    ]
+    if options.gpus_per_node:
+        kind = f"{site.gpu_type}:" if site.gpu_type else ""
+        found.append(f"--gpus-per-node={kind}{options.gpus_per_node}")
+    if options.time is not None:
+        found.append(f"--time={options.time}")
+    if options.array is not None:
+        found.append(f"--array=1-{options.array}")
+    log = folder / ("log-%A_%a.txt" if options.array is not None else "log-%j.txt")
+    return [
+        *found,
+        f'--chdir="{workdir}"',
+        f'--output="{log}"',
+        "--open-mode=append",
+        "--requeue" if options.requeue else "--no-requeue",
+        f"--signal=B:USR1@{options.signal_s}",
+        *site.directives(),
+    ]
+
+
+def _words(payload: Payload, options: SlurmOptions) -> str:
+    shard = f' --shard "$SLURM_ARRAY_TASK_ID/{options.array}"' if options.array is not None else ""
+    return shlex.join(payload.words) + shard
+
+
+def _again(payload: Payload) -> Sequence[str]:
+    words = payload.again()
+    if not words:
+        return ()
+    return (f'if [ "${{SLURM_RESTART_COUNT:-0}}" -gt 0 ]; then payload+=({shlex.join(words)}); fi',)
+
+
+def _python(site: Site, python: str) -> str:
+    if site.container is not None:
+        return f"{site.container} {shlex.quote(site.python or 'python')}"
+    return shlex.quote(site.python or ("python" if site.venv else python))
+
+
+def _comment(text: str) -> str:
+    return text.replace("\n", " ")
