@@ -53,41 +53,45 @@ class Trace(Observer):
     def __init__(self) -> None:
         self.spans: list[Span] = []
         self.nodes: dict[str, str] = {}
-        self._sent: dict[int, float] = {}
-        self._free: dict[str, float] = {}
+        self._first: dict[str, float] = {}  # when a worker was first given something to do
 
     def joined(self, worker: Worker) -> None:
         """Remembers where it runs."""
         self.nodes[worker.id] = worker.node
 
     def assigned(self, worker: str, ticket: int, items: Sequence[int], now: float) -> None:
-        """Remembers when."""
-        self._sent[ticket] = now
+        """Remembers when, the first time."""
+        self._first.setdefault(worker, now)
 
     def returned(self, worker: str, ticket: int, spans: Sequence[Sequence[Any]], now: float) -> None:
-        """The worker's own spans, and what lies between them."""
-        sent = self._sent.pop(ticket, now)
+        """The worker's own spans, and the way of the result."""
         if not spans:
             return
-        start, end = spans[0][2], spans[-1][3]
-        computed = max((span[3] for span in spans if span[0] != "commit"), default=end)
-        since = max(sent, self._free.get(worker, sent))
-        if start > since:
-            self.spans.append(Span(worker, "wait", -1, since, start))
         self.spans += [Span(worker, kind, item, began, ended) for kind, item, began, ended in spans]
-        if now > end:
+        if now > (end := spans[-1][3]):
             self.spans.append(Span(worker, "transfer", -1, end, now))
-        self._free[worker] = max(computed, self._free.get(worker, computed))
+
+    def waits(self) -> list[Span]:
+        """Between two computations of a worker, and before its first: tasks that run side by side may return in any order."""
+        found = []
+        for worker, free in self._first.items():
+            computed = [span for span in self.spans if span.worker == worker and span.kind not in _LANES]
+            for span in sorted(computed, key=lambda span: span.start):
+                if span.start > free:
+                    found.append(Span(worker, "wait", -1, free, span.start))
+                free = max(free, span.end)
+        return found
 
     def save(self, path: Path) -> None:
         """Writes Chrome's trace event format, times in microseconds; transfers have a row of their own beside their worker."""
-        origin = min((span.start for span in self.spans), default=0.0)
+        spans = [*self.spans, *self.waits()]
+        origin = min((span.start for span in spans), default=0.0)
         numbers = {worker: k for k, worker in enumerate(self.nodes)}
         events: list[dict[str, Any]] = [
             {"ph": "M", "name": "process_name", "pid": k, "args": {"name": f"{worker} {self.nodes[worker]}".strip()}}
             for worker, k in numbers.items()
         ]
-        for span in self.spans:
+        for span in spans:
             event = {"ph": "X", "name": span.kind, "cat": "dqk", "pid": numbers.get(span.worker, len(numbers))}
             event |= {
                 "tid": list(_LANES).index(span.kind) + 1 if span.kind in _LANES else 0,
@@ -103,20 +107,19 @@ class Trace(Observer):
         from matplotlib.patches import Patch
 
         workers = list(self.nodes)
-        origin = min((span.start for span in self.spans), default=0.0)
+        spans = [*self.spans, *self.waits()]
+        origin = min((span.start for span in spans), default=0.0)
         figure = Figure(figsize=(10, 1.6 + 0.5 * len(workers)), layout="constrained")
         axes = figure.subplots()
         for kind, colour in KINDS.items():
             for k, worker in enumerate(workers):
-                bars = [
-                    (s.start - origin, s.end - s.start) for s in self.spans if s.worker == worker and s.kind == kind
-                ]
+                bars = [(s.start - origin, s.end - s.start) for s in spans if s.worker == worker and s.kind == kind]
                 low, height = _LANES.get(kind, (-0.3, 0.45))
                 axes.broken_barh(bars, (k + low, height), facecolors=colour, edgecolors="none")
         axes.set_yticks(range(len(workers)), workers)
-        axes.invert_yaxis()
+        axes.set_ylim(len(workers) - 0.4, -0.6)
         axes.set_xlabel("time (s)")
-        used = {span.kind for span in self.spans}
+        used = {span.kind for span in spans}
         patches = [Patch(color=colour, label=kind) for kind, colour in KINDS.items() if kind in used]
         figure.legend(handles=patches, loc="outside upper center", ncols=len(KINDS), frameon=False)
         figure.savefig(path, format="png", dpi=150)

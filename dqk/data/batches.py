@@ -139,7 +139,7 @@ def _cut(order: list[int], size: int) -> list[list[int]]:
 def sorted_batches(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
     """Every index once, by length: the order for evaluation, where only speed matters."""
     order = sorted(range(len(lengths)), key=lambda index: lengths[index])
-    return [order[first : first + batch_size] for first in range(0, len(order), batch_size)]
+    return _cut(order, batch_size)
 
 
 def share_of(batch: Sequence[int], lengths: Sequence[int], rank: int, n_ranks: int) -> list[int]:

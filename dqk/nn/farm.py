@@ -322,6 +322,7 @@ class _Farmed(torch.autograd.Function):
     @staticmethod
     @first_derivative_only
     def backward(ctx, d_outputs: Tensor, d_h: Tensor, d_c: Tensor):
+        ctx.saved_tensors  # noqa: B018  # torch refuses if one was changed in place: workers have what it was
         plan, forward = ctx.plan, ctx.work
         digests, heads = forward.digests, forward.heads
         with torch.enable_grad():

@@ -214,9 +214,8 @@ class Group:
             elif isinstance(error, LostRankError) and store.add("told", 1) > 1:
                 found = ("outcome", "1")  # another one says it
         _leave()
-        told = isinstance(error, DQKError | OSError) or self.lost(
-            error
-        )  # of anything else rank 0 does not know the traceback
+        # Of anything else rank 0 does not know the traceback.
+        told = isinstance(error, DQKError | OSError) or self.lost(error)
         if found is not None and told:
             raise RankEnded(json.loads(found[1])) from None
 

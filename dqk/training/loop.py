@@ -10,9 +10,10 @@ which averages of averages are not.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -117,11 +118,9 @@ class Trainer:
         """
         self.reporter.started(self)
         self.reporter.began(self.facts())
-        threads = torch.get_num_threads()
-        torch.set_num_threads(self.config.threads)
         self._due_from = time.monotonic()
         try:
-            with self.stop:
+            with self.stop, self._threads():
                 while not self.finished:
                     self._epoch()
         except RuntimeError as error:
@@ -130,8 +129,16 @@ class Trainer:
             cause = self.group.cause(error)
             self.save()  # no parameter changes before all ranks have done their part of a step
             raise LostRankError(f"lost another rank: {cause}; go on with: {self.folder.resume_command}") from error
+
+    @contextlib.contextmanager
+    def _threads(self) -> Iterator[None]:
+        """Torch on as many threads as the options say."""
+        before = torch.get_num_threads()
+        torch.set_num_threads(self.config.threads)
+        try:
+            yield
         finally:
-            torch.set_num_threads(threads)
+            torch.set_num_threads(before)
 
     def facts(self) -> Facts:
         """What the user is told about the run."""
@@ -276,7 +283,8 @@ class Trainer:
 
         self.model.train()
         try:
-            return measure(steps, self.phases, self.model, count)
+            with self._threads():
+                return measure(steps, self.phases, self.model, count)
         finally:
             self.adopt(tensors, before)
 

@@ -60,10 +60,9 @@ def factor(schedule: str, step: int, steps: int, warmup: int) -> float:
     return {"constant": 1.0, "linear": 1.0 - done, "cosine": (1.0 + math.cos(math.pi * done)) / 2}[schedule]
 
 
-def set_step_size(optimizer: torch.optim.Optimizer, config: TrainConfig, step: int, steps: int) -> float:
-    """Gives the optimiser the step sizes of a step; returns the first group's."""
+def set_step_size(optimizer: torch.optim.Optimizer, config: TrainConfig, step: int, steps: int) -> None:
+    """Gives the optimiser the step sizes of a step."""
     times = factor(config.schedule, step, steps, config.warmup_steps)
     rates = (config.learning_rate, config.circuit_learning_rate)
     for group, rate in zip(optimizer.param_groups, rates, strict=False):
         group["lr"] = times * rate  # type: ignore[operator]
-    return times * config.learning_rate

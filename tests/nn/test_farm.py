@@ -13,14 +13,16 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pack_padded_sequence
 
-from dqk._gram import _pools
+from dqk._gram import _pools, job_of
 from dqk.backends.reference import ReferenceBackend
 from dqk.cluster import InlinePool
 from dqk.cluster.processes import ProcessPool
 from dqk.errors import InvalidInputError, TileError, UnsupportedError
 from dqk.kernels.feature_maps import reuploading_feature_map
-from dqk.nn import QKLSTM
+from dqk.nn import QKLSTM, farm_rule
+from dqk.nn.farm_rule import FarmOptions
 from dqk.nn.qk_cell import QKCell
+from dqk.scheduler import CostModel
 from tests.nn.variants import HIDDEN, INPUT, VARIANTS, build
 
 BATCH, STEPS = 5, 4
@@ -136,9 +138,9 @@ def test_a_worker_dies() -> None:
                 os.kill(self._members[worker].process.pid, signal.SIGKILL)
 
     with ProcessPool(2) as pool:
-        expected = results(farmed("reuploading", pool, rows=1))
+        expected = results(farmed("circuit", pool, rows=1))
     with Killing(2) as pool:
-        found = results(farmed("reuploading", pool, rows=1))
+        found = results(farmed("circuit", pool, rows=1))
     assert Killing.sent > 30
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
@@ -166,6 +168,31 @@ def test_the_rule() -> None:
     always = QKLSTM(3, 2, n_qubits=4, executor="ray", farm="always")
     assert always.farming().farms and "this process would be faster" in always.farming().because
     assert QKLSTM(3, 2).farming() is None
+
+
+class Named(InlinePool):
+    name = "another"
+
+
+@pytest.mark.parametrize(
+    ("executor", "message_s"), [("ray", 1.5e-3), (InlinePool(1), 5e-4), (Named(1), 1e-3), ("processes", 6e-4)]
+)
+def test_what_the_rule_compares(executor: Any, message_s: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The encodings and kernel values of one sample, by the cost model, with a message of the pool."""
+    monkeypatch.setattr(farm_rule, "cost_model", lambda: CostModel())
+    model = QKLSTM(3, 2, n_qubits=4, n_references=7, executor=executor)
+    cell: Any = model.cells[0]
+    job = job_of(cell.options.backend, cell.circuit)
+    found = FarmOptions(executor, "auto", None).decide(job, torch.float32, 4, 7)
+    cost = CostModel().of(job.circuit, "float32", job.backend.name, side := job.side(torch.float32))
+    assert found.row_s == pytest.approx(4 * cost.encode_s / side + 7 * cost.tile_s / side**2)
+    assert found.message_s == message_s
+
+
+def test_parts_of_a_batch() -> None:
+    """A sixteenth, rounded up, if nothing else is said."""
+    assert [FarmOptions(None, "auto", None).rows(batch) for batch in (1, 16, 17, 33)] == [1, 1, 2, 3]
+    assert FarmOptions(None, "auto", 5).rows(33) == 5
 
 
 def test_the_rule_decides(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,8 +11,10 @@ import torch
 
 from dqk.data.batches import epoch_batches
 from dqk.errors import BackendUnavailableError, InvalidInputError
+from dqk.kernels.feature_maps import reuploading_feature_map
 from dqk.nn import QKLSTM, QLSTM, SequenceTagger
 from dqk.training.config import resolve
+from dqk.training.interrupt import Interrupted
 from dqk.training.optimisers import circuit_parameters, factor, make_optimizer
 from dqk.training.pos import resume_pos, train_pos
 from dqk.training.profiling import IN_TORCH, PHASES
@@ -46,7 +48,7 @@ def test_resumed_with_a_schedule(small: dict, tmp_path: Path) -> None:
     """To the same bits; with more epochs it would have been another schedule."""
     options = {**small, "schedule": "cosine", "warmup_steps": 2, "circuit_learning_rate": 0.003, "bucketing": True}
     train_pos(options, tmp_path / "whole")
-    with pytest.raises(Exception, match="--resume"):
+    with pytest.raises(Interrupted, match="--resume"):
         train_pos(options, tmp_path / "parts", StopAfter(5, 2))
     resume_pos(tmp_path / "parts", {})
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
@@ -67,6 +69,17 @@ def names_of(model: SequenceTagger, parameters: list[torch.nn.Parameter]) -> set
             {f"recurrent.cells.0.{name}" for name in ("projection.weight", "projection.bias", "references")},
         ),
         (QKLSTM(4, 3, references="fixed", projection=False, batch_first=True), set()),
+        (
+            QKLSTM(
+                4,
+                2,
+                references="fixed",
+                projection=False,
+                feature_map=reuploading_feature_map(6, 2, trainable="rotations"),
+                batch_first=True,
+            ),
+            {"recurrent.cells.0.params"},
+        ),
         (QLSTM(4, 3, n_qubits=2, batch_first=True), {"recurrent.cells.0.weights"}),
         (torch.nn.LSTM(4, 3, batch_first=True), set()),
     ],
@@ -146,7 +159,7 @@ def test_tensorboard(small: dict, tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     options: dict[str, Any] = {**small, "tensorboard": True}
-    with pytest.raises(Exception, match="--resume"):
+    with pytest.raises(Interrupted, match="--resume"):
         train_pos(options, tmp_path / "run", StopAfter(5, 2))
     resume_pos(tmp_path / "run", {})
     events = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
