@@ -25,7 +25,7 @@ def cpu_threads() -> int:
     """
     given = os.environ.get("DQK_THREADS")
     if given is not None:
-        if not given.isdigit() or int(given) < 1:
+        if not given.isdecimal() or int(given) < 1:
             raise InvalidInputError(f"DQK_THREADS is {given!r}, expected a whole number of at least 1")
         return int(given)
     affinity = getattr(os, "sched_getaffinity", None)
@@ -66,7 +66,7 @@ def memory_bound() -> int:
     """
     given = os.environ.get("DQK_MEMORY_MIB")
     if given is not None:
-        if not given.isdigit() or int(given) < 1:
+        if not given.isdecimal() or int(given) < 1:
             raise InvalidInputError(f"DQK_MEMORY_MIB is {given!r}, expected a whole number of MiB above 0")
         return int(given) * _MIB
     return available_memory() // (2 * _node_workers())
@@ -74,7 +74,7 @@ def memory_bound() -> int:
 
 def _node_workers() -> int:
     given = os.environ.get("DQK_NODE_WORKERS", "1")
-    if not given.isdigit() or int(given) < 1:
+    if not given.isdecimal() or int(given) < 1:
         raise InvalidInputError(f"DQK_NODE_WORKERS is {given!r}, expected a whole number of at least 1")
     return int(given)
 

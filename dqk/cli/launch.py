@@ -35,6 +35,7 @@ Examples:
 
 Warned before its time limit or preempted, a job saves its state, is queued again and goes on.
 """
+_UsageError: Any = typer.BadParameter.__base__  # click's, of which typer has a copy without a public name
 _RUN = Annotated[Path, typer.Argument(metavar="RUN", help="The run folder that launch printed.")]
 _JSON = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 _FOLLOW = Annotated[
@@ -165,9 +166,7 @@ def _payload(words: Sequence[str]) -> Any:
         raise InvalidInputError(f"{payload} only shows help; give the command that the job is to run")
     try:
         context = command.make_context(command.name, rest)
-    except typer.BadParameter.__bases__[
-        0
-    ] as error:  # click's UsageError, of which typer has a copy without a public name
+    except _UsageError as error:
         raise InvalidInputError(f"{payload}: {error.format_message()}") from error
     if payload.command == "gram":
         absent = [

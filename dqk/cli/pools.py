@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+from dqk.cli.output import stderr
 from dqk.errors import InvalidInputError
 
 
@@ -34,6 +35,10 @@ def opened(executor: str, workers: int | None) -> Iterator[Any]:
     from dqk.cluster import open_pool
 
     with open_pool(executor, workers) as pool:
+        if executor == "mpi" and len(pool.workers()) == 1:
+            stderr().print(
+                "note: this is the only rank; `mpiexec -n 4 python -m mpi4py -m dqk ...` starts four", markup=False
+            )
         yield pool
 
 

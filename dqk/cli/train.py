@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dqk.cli.farming import Farming
-from dqk.cli.output import print_json, stdout, table
+from dqk.cli.output import print_json, stderr, stdout, table
 from dqk.cli.pools import check_not_distributed, serves
 from dqk.cli.train_options import Distributed, Executor, Farm, Launcher, MaxFailures, MicroBatch, Ranks, Workers
 from dqk.errors import DataFileError, InvalidInputError
@@ -124,6 +124,8 @@ def pos(
     typed = {name: _converted(name, text) for name, text in given.items() if text is not None}
     check_not_distributed(executor, distributed)
     farming = Farming.asked_for(executor, workers, farm, micro_batch)
+    if not distributed and executor != "mpi":
+        _note_lone_ranks()
     if executor == "mpi" and serves(workers):
         return
     by_ray = _ray_options(distributed, launcher, ranks, max_failures)
@@ -170,7 +172,7 @@ def _ray_options(
 
 
 def _count(name: str, text: str, least: int) -> int:
-    if not text.isdigit() or int(text) < least:
+    if not text.isdecimal() or int(text) < least:
         raise InvalidInputError(f"{name}: {text!r}, expected a whole number of at least {least}")
     return int(text)
 
@@ -181,6 +183,19 @@ def _group(distributed: bool) -> Group:
     from dqk.training.rank import Rank
 
     return Group.join(Rank.from_environ()) if distributed else ALONE
+
+
+def _note_lone_ranks() -> None:
+    """Says so where a launcher has started several processes, each of which trains for itself."""
+    from dqk.training.rank import Rank
+
+    with contextlib.suppress(InvalidInputError):
+        rank = Rank.from_environ()
+        if rank.world_size > 1 and rank.rank == 0:
+            stderr().print(
+                f"note: {rank.launcher} has started {rank.world_size} processes, each of which trains alone; with --distributed "
+                "they train together"
+            )
 
 
 def _merged(config: Path | None, typed: dict[str, Any], out: Path | None) -> tuple[dict[str, Any], Path | None]:

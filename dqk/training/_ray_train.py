@@ -230,10 +230,19 @@ def train_on_ray(task: dict[str, Any]) -> None:
         raise
     except RankEnded:
         return
-    except (DQKError, OSError) as error:
+    except Exception as error:  # such as one of torch's: another attempt would meet it, too
         signal = error.number if isinstance(error, Interrupted) else 0
         kind = type(error).__name__
-        ray.get(mail.say.remote({"kind": kind, "message": str(error), "signal": signal, "code": exit_code(error)}))
+        ray.get(
+            mail.say.remote(
+                {
+                    "kind": kind,
+                    "message": str(error) if isinstance(error, DQKError) else f"{kind}: {error}",
+                    "signal": signal,
+                    "code": exit_code(error),
+                }
+            )
+        )
 
 
 class _Sender(Reporter):

@@ -36,6 +36,7 @@ class Option:
         least: smallest value.
         above: value that it must exceed.
         below: value that it must stay under.
+        most: largest value, where `below` is not given; beyond the usual one float32 has no numbers to compute with.
     """
 
     help: str
@@ -45,6 +46,7 @@ class Option:
     least: float | None = None
     above: float | None = None
     below: float | None = None
+    most: float = 1e30
 
     def problem(self, value: Any) -> str | None:
         """Why a value of the right type cannot be used; None if it can."""
@@ -60,6 +62,8 @@ class Option:
             return f"{value}, expected more than {self.above:g}"
         if self.below is not None and value >= self.below:
             return f"{value}, expected less than {self.below:g}"
+        if self.below is None and value > self.most:
+            return f"{value}, expected at most {self.most:g}"
         return None
 
 
@@ -169,7 +173,9 @@ class TrainConfig:
     )
     clip: float = _option(5.0, "Largest norm of a gradient; 0 for no clipping", "Training", least=0)
     patience: int = _option(0, "Stop after this many epochs without a better one; 0 for never", "Training", least=0)
-    threads: int = _option(1, "CPU threads of torch; other numbers of threads change last digits", "Training", least=1)
+    threads: int = _option(
+        1, "CPU threads of torch; other numbers of threads change last digits", "Training", least=1, most=1024
+    )
     seed: int = _option(0, "Seed of parameters and batches", "Training", least=0, below=2**31)
     checkpoint_steps: int = _option(
         0, "Save the state after so many batches, too, not after epochs only; 0 for never", "Checkpoints", least=0

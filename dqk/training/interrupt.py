@@ -83,6 +83,12 @@ class StopRequest:
         if self.number is None:
             self.number, self._noted_at = number, time.monotonic()
 
+    def end_in_order(self) -> None:
+        """Has SIGTERM ignored from now on, also afterwards: torchrun sends it to those that a lost rank has left."""
+        if signal.SIGTERM in self._previous:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            self._previous[signal.SIGTERM] = signal.SIG_IGN
+
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.number is None:
             self.note(number)

@@ -119,16 +119,17 @@ class Trainer:
         self.reporter.started(self)
         self.reporter.began(self.facts())
         self._due_from = time.monotonic()
-        try:
-            with self.stop, self._threads():
+        with self.stop, self._threads():
+            try:
                 while not self.finished:
                     self._epoch()
-        except RuntimeError as error:
-            if not self.group.lost(error):
-                raise
-            cause = self.group.cause(error)
-            self.save()  # no parameter changes before all ranks have done their part of a step
-            raise LostRankError(f"lost another rank: {cause}; go on with: {self.folder.resume_command}") from error
+            except RuntimeError as error:
+                if not self.group.lost(error):
+                    raise
+                self.stop.end_in_order()
+                cause = self.group.cause(error)
+                self.save()  # no parameter changes before all ranks have done their part of a step
+                raise LostRankError(f"lost another rank: {cause}; go on with: {self.folder.resume_command}") from error
 
     @contextlib.contextmanager
     def _threads(self) -> Iterator[None]:

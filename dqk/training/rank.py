@@ -79,7 +79,7 @@ class _Reader:
         if name is None:
             return None
         text = self.environ[name]
-        if not text.isdigit():
+        if not text.isdecimal():
             raise InvalidInputError(f"{name} is {text!r}, expected a whole number; did a launcher set it?")
         return int(text)
 

@@ -14,6 +14,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import os
@@ -165,7 +166,12 @@ class RunFolder:
         """
         from dqk import __version__
 
-        document = {"dqk": __version__, "task": "pos", "options": config.to_dict(), "sha256": dict(digests)}
+        document = {
+            "dqk": __version__,
+            "task": "pos",
+            "options": config.to_dict(),
+            "sha256": {**digests, "vocabulary": _digest(vocabulary)},
+        }
         known = self._vocabulary.exists()
         try:
             write_json(self._vocabulary, vocabulary.to_dict())
@@ -193,9 +199,15 @@ class RunFolder:
                 f"{self._config} is not the configuration of a run ({error}); restore it from a copy or start a new run"
             ) from error
         try:
-            return config, Vocabulary.from_dict(read_json(self._vocabulary)), digests
+            vocabulary = Vocabulary.from_dict(read_json(self._vocabulary))
         except InvalidInputError as error:
             raise CheckpointError(f"{self._vocabulary} is damaged ({error}); start a new run") from error
+        if digests.get("vocabulary", expected := _digest(vocabulary)) != expected:
+            raise CheckpointError(
+                f"{self._vocabulary} is not the one that the run began with (sha256 in {self._config.name}), so that words would "
+                "have the numbers of others; restore it from a copy or start a new run"
+            )
+        return config, vocabulary, digests
 
     def write_metrics(self, history: Sequence[Mapping[str, Any]]) -> None:
         """Writes one line per epoch, all of them each time; the checkpoint has them too, and wins."""
@@ -210,9 +222,13 @@ class RunFolder:
         if not self._result.exists():
             return None
         result = read_json(self._result)
-        if not isinstance(result, dict):
+        if not isinstance(result, dict) or not {"accuracy", "correct", "loss", "tokens"} <= result.keys():
             raise CheckpointError(f"{self._result} is damaged; remove it, then resume the run to write it anew")
         return result
+
+
+def _digest(vocabulary: Vocabulary) -> str:
+    return hashlib.sha256(json.dumps(vocabulary.to_dict()).encode()).hexdigest()
 
 
 def _has_content(path: Path) -> bool:

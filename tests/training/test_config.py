@@ -79,6 +79,9 @@ def test_all_mistakes_at_once() -> None:
         ({"feature_map": "zz", "trainable": "scale"}, "--trainable: has no meaning for the feature map 'zz'"),
         ({"held_out": 0.1}, "--held-out: has no meaning without --data"),
         ({"test": "t.conllu"}, "--test: needs --data"),
+        ({"learning_rate": 1e300}, "--learning-rate: 1e+300, expected at most 1e+30"),
+        ({"threads": 10**6}, "--threads: 1000000, expected at most 1024"),
+        ({"warmup_steps": 10**400}, "expected at most 1e+30"),
     ],
 )
 def test_an_option_without_meaning_is_reported(given: dict, says: str) -> None:

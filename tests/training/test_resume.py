@@ -16,6 +16,7 @@ from dqk.training.checkpoint import load_checkpoint, save_checkpoint
 from dqk.training.interrupt import Interrupted, StopRequest
 from dqk.training.loop import Reporter, State
 from dqk.training.pos import resume_pos, train_pos
+from dqk.training.predict import predict_tags
 from tests.training.corpus import write_corpus
 
 
@@ -267,3 +268,24 @@ def test_an_edited_configuration_is_not_believed(tmp_path):
     assert done.returncode == 1
     assert "seed is 5, was 0" in done.stderr
     assert (folder / "last.safetensors").read_bytes() == before
+
+
+def test_words_with_the_numbers_of_others(small: dict, tmp_path: Path) -> None:
+    """A vocabulary in another order is noticed, by a run that goes on and by a prediction."""
+    train_pos({**small, "epochs": 1}, tmp_path / "run")
+    file = tmp_path / "run" / "vocabulary.json"
+    vocabulary = json.loads(file.read_text())
+    vocabulary["words"] = vocabulary["words"][::-1]
+    file.write_text(json.dumps(vocabulary))
+    with pytest.raises(CheckpointError, match="words would have the numbers of others"):
+        resume_pos(tmp_path / "run", {"epochs": 2})
+    with pytest.raises(CheckpointError, match="words would have the numbers of others"):
+        predict_tags(tmp_path / "run", "the noun1")
+
+
+def test_a_result_without_content(small: dict, tmp_path: Path) -> None:
+    """Is damaged, and named."""
+    train_pos({**small, "epochs": 1}, tmp_path / "run")
+    (tmp_path / "run" / "result.json").write_text("{}")
+    with pytest.raises(CheckpointError, match=r"result.json is damaged; remove it"):
+        resume_pos(tmp_path / "run", {})
