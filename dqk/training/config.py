@@ -54,7 +54,7 @@ class Option:
             return str(unknown_name("value", value, self.choices)).removeprefix("unknown value ")
         if isinstance(value, str | bool):
             return None
-        if not math.isfinite(value):
+        if isinstance(value, float) and not math.isfinite(value):
             return f"{value}, expected a finite number"
         if self.least is not None and value < self.least:
             return f"{value}, expected at least {self.least:g}"
