@@ -34,6 +34,16 @@ def _tmpfs() -> str | None:
     return _fails("unshare", "--user", "--map-root-user", "--mount", "mount", "-t", "tmpfs", "none", "/tmp")
 
 
+def _slurm() -> str | None:
+    from tests.slurm.cluster import missing
+
+    return missing()
+
+
+def _shellcheck() -> str | None:
+    return None if shutil.which("shellcheck") else "there is no shellcheck"
+
+
 def _fails(*command: str) -> str | None:
     """The last line that a command says if it does not succeed."""
     try:
@@ -46,6 +56,8 @@ def _fails(*command: str) -> str | None:
 MISSING: dict[str, Callable[[], str | None]] = {
     "ray": functools.cache(_ray),
     "mpi": functools.cache(_mpi),
+    "slurm": functools.cache(_slurm),
+    "shellcheck": functools.cache(_shellcheck),
     "tmpfs": functools.cache(_tmpfs),  # may mount one in a mount namespace of its own
 }
 """For each name a function that says what the machine lacks, or None."""

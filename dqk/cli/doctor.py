@@ -4,35 +4,53 @@ from __future__ import annotations
 
 import os
 import platform
-import subprocess
 import sys
 from importlib import metadata
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from dqk.cli.output import print_json, stderr, stdout, table
+from dqk.cluster.launchers.mpi import mpi_library
+from dqk.errors import ClusterError, InvalidInputError
 
 _MIB = 2**20
-_PROBE_S = 30
-_MPI_LIBRARY = "import mpi4py; mpi4py.rc.initialize = False; from mpi4py import MPI; print(MPI.Get_library_version())"
 
 
 def register(app: typer.Typer) -> None:
     """Adds the command to the program."""
-    app.command(epilog="Example: dqk doctor --calibrate")(doctor)
+    app.command(epilog="Examples: dqk doctor --calibrate; srun dqk doctor --cluster")(doctor)
 
 
 def doctor(
     calibrate: Annotated[
         bool, typer.Option("--calibrate", help="Measure the backends and keep the cost model; some seconds.")
     ] = False,
+    cluster: Annotated[
+        bool, typer.Option("--cluster", help="Inside a job: have all tasks look at what a run would trip over.")
+    ] = False,
+    store: Annotated[
+        Path | None, typer.Option(help="With --cluster: folder for a store or run (default: this one).")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Show what this machine offers: threads, memory, backends, executors, GPUs, and the cost model in force.
 
     The cost model sizes messages to workers and recognises workers that hang. No result depends on it.
+
+    `srun dqk doctor --cluster` compares all tasks of a job: addresses, ports, threads, GPUs, limits, the shared disk, clocks,
+    and whether Slurm's signals arrive. Exit code 1 if something is wrong.
     """
+    if store is not None and not cluster:
+        raise InvalidInputError(f"--store {store} is for --cluster")
+    if cluster:
+        if calibrate:
+            raise InvalidInputError("--calibrate and --cluster: one after the other")
+        from dqk.cli.preflight import preflight
+
+        preflight(store or Path.cwd(), json)
+        return
     if calibrate:
         from dqk import _calibration
 
@@ -120,16 +138,10 @@ def _mpi() -> dict[str, Any]:
     if version is None:
         why = "not installed: pip install 'dqk[mpi]' with the MPI module of a cluster, 'dqk[mpi-local]' on a laptop"
         return {"available": False, "why": why}
-    # In a process of its own: an MPI library that does not fit the launcher may end the process that loads it.
-    command = [sys.executable, "-c", _MPI_LIBRARY]
     try:
-        probe = subprocess.run(command, capture_output=True, text=True, timeout=_PROBE_S)
-    except subprocess.TimeoutExpired:
-        return {"available": False, "version": version, "why": f"the MPI library did not load within {_PROBE_S} s"}
-    if probe.returncode != 0:
-        why = (probe.stderr.strip().splitlines() or [f"loading the MPI library ended with {probe.returncode}"])[-1]
-        return {"available": False, "version": version, "why": why}
-    library = " ".join(probe.stdout.replace("\0", "").split("\n")[0].split())
+        library = mpi_library(sys.executable)
+    except ClusterError as error:
+        return {"available": False, "version": version, "why": str(error)}
     return {"available": True, "version": version, "library": library}
 
 

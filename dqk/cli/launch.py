@@ -88,7 +88,8 @@ def slurm(
     )
     known = Site() if site is None else Site.read(site)
     if dry_run:
-        text = script_of(work, options, known, free_folder(run, work))
+        folder = free_folder(run, work)
+        text = script_of(work.placed(folder), options, known, folder)
         print_json({"script": text, "engine": work.engine}) if json else sys.stdout.write(text)
         return
     if work.command == "gram" and not work.goes_on:

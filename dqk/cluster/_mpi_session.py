@@ -28,6 +28,7 @@ _RECORD = 4096  # bytes that each rank tells the others when they meet
 _CHUNK = 2**30  # bytes in one MPI call: older libraries count in 32 bits
 _HEADER, _DATA = 1, 2  # tags
 _MEETING_NOTICE_S = 30.0
+_LAST_WORDS_S = 0.5  # for the launcher to pass on what was said, before it ends itself
 _SHORTEST_PAUSE_S, _LONGEST_PAUSE_S = 2e-5, 4e-3
 
 _SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS", "SLURM_NTASKS")
@@ -269,6 +270,8 @@ def end_job(comm: Any, error: BaseException) -> NoReturn:
 def _abort(comm: Any, message: str) -> NoReturn:
     print(message, file=sys.stderr, flush=True)
     sys.stdout.flush()
+    sys.stderr.flush()
+    time.sleep(_LAST_WORDS_S)
     comm.Abort(1)
     raise SystemExit(1)  # not reached
 

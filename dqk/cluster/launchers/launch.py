@@ -64,6 +64,7 @@ def launch(
     site = site if isinstance(site, Site) else Site() if site is None else Site.read(site)
     options = options or SlurmOptions()
     folder = free_folder(run, work)
+    work = work.placed(folder)
     text = script_of(work, options, site, folder)
     folder.mkdir(parents=True, exist_ok=True)
     script = folder / "job.sh"

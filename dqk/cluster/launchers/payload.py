@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 Engine = Literal["ray", "mpi", "torch", "single"]
@@ -54,6 +55,8 @@ class Payload:
     def engine(self) -> Engine:
         """What starts its processes."""
         executor = self.value("--executor")
+        if self.command == "doctor":  # its tasks meet as those of training do
+            return "torch" if self.has("--cluster") else "single"
         if self.has("--distributed"):
             return "ray" if self.value("--launcher") == "ray" else "torch"
         if executor == "ray":
@@ -64,6 +67,12 @@ class Payload:
     def out(self) -> str | None:
         """Where its result goes."""
         return self.value("--out", "-o")
+
+    def placed(self, folder: Path) -> Payload:
+        """With a place in the run folder for a training run that names none, so that it goes on there after a requeue."""
+        if self.command != "train" or self.out is not None or self.value("--resume") is not None:
+            return self
+        return Payload((*self.words, "--out", str(folder / "train")))
 
     def again(self) -> tuple[str, ...]:
         """Words that have it go on after a requeue; none if it starts anew."""

@@ -35,7 +35,7 @@ cpus=${{SLURM_CPUS_PER_TASK:-$((SLURM_CPUS_ON_NODE / {tasks}))}}
 """
 
 _WARNING = r"""
-# --- Slurm's warning, {signal_s} s before the time limit: the program saves its state and ends with 138 ---
+# --- Slurm's warning, {signal_s} s before the time limit: the program saves its state and ends ---
 warned=no
 step=
 # shellcheck disable=SC2317 # the trap calls it
@@ -86,7 +86,7 @@ _STEP = {
 srun --mpi={mpi} --kill-on-bad-exit=1 --ntasks-per-node={tasks} --cpus-per-task="$cpus"{gpus} \
   "${python[@]}" -m mpi4py -m dqk "${payload[@]}" &""",
     "torch": r"""export DQK_THREADS=$cpus OMP_NUM_THREADS=$cpus
-srun --kill-on-bad-exit=1 --ntasks-per-node={tasks} --cpus-per-task="$cpus"{gpus} \
+srun --ntasks-per-node={tasks} --cpus-per-task="$cpus"{gpus} \
   "${python[@]}" -m dqk "${payload[@]}" &""",
     "single": r"""export DQK_THREADS=$cpus OMP_NUM_THREADS=$cpus
 srun --nodes=1 --ntasks=1 --cpus-per-task="$cpus" "${python[@]}" -m dqk "${payload[@]}" &""",
@@ -99,7 +99,8 @@ wait "$ray"
 """
 
 _REQUEUE = r"""
-if [ "$warned" = yes ] && [ "$code" -eq 138 ]; then
+# 138, or more where srun has ended tasks that were about to end.
+if [ "$warned" = yes ] && [ "$code" -gt 128 ]; then
   echo "warned by Slurm: the state is saved, the job is queued again"
   scontrol requeue "$job" && exit 138
 fi

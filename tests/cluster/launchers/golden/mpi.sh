@@ -1,0 +1,81 @@
+#!/usr/bin/env bash
+# dqk gram X.npy -o K.zarr --executor mpi --json
+# on MPI ranks. Written by `dqk launch slurm`; `sbatch` takes it again as it is.
+#SBATCH --job-name=kernel
+#SBATCH --nodes=2
+#SBATCH --ntasks-per-node=8
+#SBATCH --exclusive
+#SBATCH --time=1-12
+#SBATCH --chdir="/scratch/my work"
+#SBATCH --output="/scratch/run/log-%j.txt"
+#SBATCH --open-mode=append
+#SBATCH --requeue
+#SBATCH --signal=B:USR1@300
+#SBATCH --partition=standard
+#SBATCH --account=project_465000000
+#SBATCH --hint=nomultithread
+
+# --- what runs, and how it goes on after a requeue ---
+run=/scratch/run
+payload=(gram X.npy -o K.zarr --executor mpi --json)
+if [ "${SLURM_RESTART_COUNT:-0}" -gt 0 ]; then payload+=(--resume); fi
+
+# --- the environment ---
+module load gcc/13.2
+module load openmpi/5.0
+source /project/project_465000000/dqk/.venv/bin/activate
+python=(python)
+set -u
+
+# The job of an array has a name of its own, so that a requeue concerns it alone.
+job=$SLURM_JOB_ID
+if [ -n "${SLURM_ARRAY_JOB_ID:-}" ]; then job=${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}; fi
+rm -f "$run/exit-$job"
+quit() {
+  printf '%s\n' "$1" >"$run/exit-$job"
+  exit "$1"
+}
+
+ulimit -n "$(ulimit -Hn)"
+# srun takes the CPUs of a task from its own options alone.
+cpus=${SLURM_CPUS_PER_TASK:-$((SLURM_CPUS_ON_NODE / 8))}
+
+# --- Slurm's warning, 300 s before the time limit: the program saves its state and ends ---
+warned=no
+step=
+# shellcheck disable=SC2317 # the trap calls it
+warn() {
+  warned=yes
+  if [ -n "$step" ]; then kill -USR1 "$step" 2>/dev/null; fi
+}
+trap warn USR1
+
+# The exit code of a child, also where the warning interrupts the waiting.
+finish() {
+  local code again
+  while :; do
+    wait "$1"
+    code=$?
+    kill -0 "$1" 2>/dev/null || break
+  done
+  wait "$1" 2>/dev/null
+  again=$?
+  if [ "$again" -ne 127 ]; then code=$again; fi
+  return "$code"
+}
+
+# --- the work ---
+export DQK_THREADS=$cpus OMP_NUM_THREADS=$cpus
+srun --mpi=pmix --kill-on-bad-exit=1 --ntasks-per-node=8 --cpus-per-task="$cpus" \
+  "${python[@]}" -m mpi4py -m dqk "${payload[@]}" &
+step=$!
+if [ "$warned" = yes ]; then kill -USR1 "$step"; fi
+finish "$step"
+code=$?
+
+# 138, or more where srun has ended tasks that were about to end.
+if [ "$warned" = yes ] && [ "$code" -gt 128 ]; then
+  echo "warned by Slurm: the state is saved, the job is queued again"
+  scontrol requeue "$job" && exit 138
+fi
+quit "$code"

@@ -1,0 +1,70 @@
+#!/usr/bin/env bash
+# dqk gram X.npy -o 'K of X.zarr'
+# in one process. Written by `dqk launch slurm`; `sbatch` takes it again as it is.
+#SBATCH --job-name=dqk-gram
+#SBATCH --nodes=1
+#SBATCH --ntasks-per-node=1
+#SBATCH --cpus-per-task=4
+#SBATCH --array=1-8
+#SBATCH --chdir="/scratch/my work"
+#SBATCH --output="/scratch/run/log-%A_%a.txt"
+#SBATCH --open-mode=append
+#SBATCH --no-requeue
+#SBATCH --signal=B:USR1@120
+#SBATCH --partition=batch
+#SBATCH --constraint=cpu
+
+# --- what runs, and how it goes on after a requeue ---
+run=/scratch/run
+payload=(gram X.npy -o 'K of X.zarr' --shard "$SLURM_ARRAY_TASK_ID/8")
+if [ "${SLURM_RESTART_COUNT:-0}" -gt 0 ]; then payload+=(--resume); fi
+
+# --- the environment ---
+python=(apptainer exec --bind /scratch dqk.sif /usr/bin/python3)
+set -u
+
+# The job of an array has a name of its own, so that a requeue concerns it alone.
+job=$SLURM_JOB_ID
+if [ -n "${SLURM_ARRAY_JOB_ID:-}" ]; then job=${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}; fi
+rm -f "$run/exit-$job"
+quit() {
+  printf '%s\n' "$1" >"$run/exit-$job"
+  exit "$1"
+}
+
+ulimit -n "$(ulimit -Hn)"
+# srun takes the CPUs of a task from its own options alone.
+cpus=${SLURM_CPUS_PER_TASK:-$((SLURM_CPUS_ON_NODE / 1))}
+
+# --- Slurm's warning, 120 s before the time limit: the program saves its state and ends ---
+warned=no
+step=
+# shellcheck disable=SC2317 # the trap calls it
+warn() {
+  warned=yes
+  if [ -n "$step" ]; then kill -USR1 "$step" 2>/dev/null; fi
+}
+trap warn USR1
+
+# The exit code of a child, also where the warning interrupts the waiting.
+finish() {
+  local code again
+  while :; do
+    wait "$1"
+    code=$?
+    kill -0 "$1" 2>/dev/null || break
+  done
+  wait "$1" 2>/dev/null
+  again=$?
+  if [ "$again" -ne 127 ]; then code=$again; fi
+  return "$code"
+}
+
+# --- the work ---
+export DQK_THREADS=$cpus OMP_NUM_THREADS=$cpus
+srun --nodes=1 --ntasks=1 --cpus-per-task="$cpus" "${python[@]}" -m dqk "${payload[@]}" &
+step=$!
+if [ "$warned" = yes ]; then kill -USR1 "$step"; fi
+finish "$step"
+code=$?
+quit "$code"

@@ -1,0 +1,80 @@
+#!/usr/bin/env bash
+# dqk train pos --data train.conllu --out runs/t --distributed
+# on ranks that share every batch. Written by `dqk launch slurm`; `sbatch` takes it again as it is.
+#SBATCH --job-name=dqk-train
+#SBATCH --nodes=2
+#SBATCH --ntasks-per-node=4
+#SBATCH --cpus-per-task=16
+#SBATCH --gpus-per-node=a100:4
+#SBATCH --chdir="/scratch/my work"
+#SBATCH --output="/scratch/run/log-%j.txt"
+#SBATCH --open-mode=append
+#SBATCH --requeue
+#SBATCH --signal=B:USR1@120
+#SBATCH --partition=gpu
+#SBATCH --qos=normal
+
+# --- what runs, and how it goes on after a requeue ---
+run=/scratch/run
+payload=(train pos --data train.conllu --out runs/t --distributed)
+if [ "${SLURM_RESTART_COUNT:-0}" -gt 0 ]; then payload+=(--resume runs/t); fi
+
+# --- the environment ---
+export TMPDIR=/tmp
+source /etc/profile.d/conda.sh
+conda activate dqk
+python=(python)
+set -u
+
+# The job of an array has a name of its own, so that a requeue concerns it alone.
+job=$SLURM_JOB_ID
+if [ -n "${SLURM_ARRAY_JOB_ID:-}" ]; then job=${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}; fi
+rm -f "$run/exit-$job"
+quit() {
+  printf '%s\n' "$1" >"$run/exit-$job"
+  exit "$1"
+}
+
+ulimit -n "$(ulimit -Hn)"
+# srun takes the CPUs of a task from its own options alone.
+cpus=${SLURM_CPUS_PER_TASK:-$((SLURM_CPUS_ON_NODE / 4))}
+
+# --- Slurm's warning, 120 s before the time limit: the program saves its state and ends ---
+warned=no
+step=
+# shellcheck disable=SC2317 # the trap calls it
+warn() {
+  warned=yes
+  if [ -n "$step" ]; then kill -USR1 "$step" 2>/dev/null; fi
+}
+trap warn USR1
+
+# The exit code of a child, also where the warning interrupts the waiting.
+finish() {
+  local code again
+  while :; do
+    wait "$1"
+    code=$?
+    kill -0 "$1" 2>/dev/null || break
+  done
+  wait "$1" 2>/dev/null
+  again=$?
+  if [ "$again" -ne 127 ]; then code=$again; fi
+  return "$code"
+}
+
+# --- the work ---
+export DQK_THREADS=$cpus OMP_NUM_THREADS=$cpus
+srun --ntasks-per-node=4 --cpus-per-task="$cpus" --gpus-per-task=1 \
+  "${python[@]}" -m dqk "${payload[@]}" &
+step=$!
+if [ "$warned" = yes ]; then kill -USR1 "$step"; fi
+finish "$step"
+code=$?
+
+# 138, or more where srun has ended tasks that were about to end.
+if [ "$warned" = yes ] && [ "$code" -gt 128 ]; then
+  echo "warned by Slurm: the state is saved, the job is queued again"
+  scontrol requeue "$job" && exit 138
+fi
+quit "$code"

@@ -1,0 +1,203 @@
+"""Jobs on a real Slurm: what was launched computes what one process computes, goes on after a warning, and leaves nothing."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dqk import FidelityKernel, gram
+from dqk.cluster import launch
+from dqk.cluster.launchers import Handle, Site, SlurmOptions
+from dqk.errors import ClusterError
+from dqk.kernels.feature_maps import FEATURE_MAPS
+from dqk.store import StoredGram
+from tests.slurm.cluster import Slurm
+from tests.training.corpus import write_corpus
+from tests.training.test_resume import assert_same_run
+
+pytestmark = pytest.mark.timeout(240)
+
+LIMIT_S = 150.0
+
+
+def samples(count: int, features: int = 4) -> np.ndarray:
+    x = np.random.default_rng(5).uniform(-1, 1, (count, features))
+    np.save("X.npy", x)
+    return x
+
+
+def digest(x: np.ndarray, feature_map: str = "qklstm") -> str:
+    """Of the matrix by one process."""
+    stored = gram(FidelityKernel(FEATURE_MAPS[feature_map](x.shape[1])), x, store="inline.zarr")
+    assert isinstance(stored, StoredGram) and stored.digest
+    return stored.digest
+
+
+def until(true: Callable[[], Any], what: str) -> None:
+    deadline = time.monotonic() + LIMIT_S
+    while not true():
+        assert time.monotonic() < deadline, f"no {what} within {LIMIT_S:g} s"
+        time.sleep(0.05)
+
+
+def left_behind(job: Handle) -> list[str]:
+    """Processes whose environment says that they belong to a job."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            words = (entry / "environ").read_bytes().split(b"\0") if entry.name.isdigit() else []
+            if f"SLURM_JOB_ID={job.job}".encode() in words and os.environ["SLURM_CONF"].encode() in b"\0".join(words):
+                found.append((entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace"))
+        except OSError:
+            continue
+    return found
+
+
+@pytest.mark.parametrize("engine", ["mpi", "ray"])
+def test_the_digest_of_one_process(cluster: Slurm, engine: str) -> None:
+    """On two nodes, under a name with a quote in it."""
+    expected = digest(samples(400))
+    Path("X.npy").rename("today's X.npy")
+    words = ["gram", "today's X.npy", "-o", "K.zarr", "--executor", engine, "--json"]
+    job = launch(words, SlurmOptions(nodes=2, time="5"), run="run")
+    found = job.result(LIMIT_S)
+    assert found is not None and found["digest"] == expected and found["executor"] == engine
+    assert len(found["workers"]) == 2 if engine == "mpi" else "Ray has 2 nodes: " in job.logs()
+    (task,) = Handle.find("run").status()
+    assert (task.state, task.exit_code, task.restarts, task.ended) == ("COMPLETED", 0, 0, True)
+    until(lambda: not left_behind(job), "end of its processes")
+    assert not list(Path("/tmp").glob(f"dqk-{job.job}-*"))
+
+
+@pytest.mark.parametrize("engine", ["mpi", "ray"])
+def test_warned_queued_again_and_gone_on_with(cluster: Slurm, engine: str) -> None:
+    """As before a time limit or at a preemption: what was computed is kept, what is missing is computed."""
+    x = samples(3000, 10)
+    words = f"gram X.npy -o K.zarr --feature-map reuploading --executor {engine} --json"
+    job = launch(words, SlurmOptions(nodes=2), run="run")
+    until(lambda: len(list(Path("K.zarr").glob("c/0/*"))) > 2, "tile")
+    cluster.run("scancel", "--signal=USR1", "--batch", job.job)
+    found = job.result(LIMIT_S)
+    (task,) = job.status()
+    assert found is not None and task.restarts == 1 and task.exit_code == 0
+    log = job.logs()
+    assert "stopped: by signal SIGUSR1" in log and "the job is queued again" in log and "Traceback" not in log
+    (line,) = (line for line in log.splitlines() if "tiles are there" in line)
+    assert found["computed"] == found["tiles"] - int(line.split()[0]) < found["tiles"]
+    assert found["digest"] == digest(x, "reuploading")
+
+
+def test_a_cancelled_job_leaves_a_store_and_no_process(cluster: Slurm) -> None:
+    x = samples(3000, 10)
+    job = launch("gram X.npy -o K.zarr --feature-map reuploading --executor ray", SlurmOptions(nodes=2), run="run")
+    until(lambda: len(list(Path("K.zarr").glob("c/0/*"))) > 2, "tile")
+    job.cancel()
+    (task,) = job.wait(LIMIT_S)
+    assert task.state == "CANCELLED"
+    until(lambda: not left_behind(job), "end of its processes")
+    with pytest.raises(ClusterError, match="CANCELLED"):
+        job.result(1)
+    command = [sys.executable, "-m", "dqk", *"gram X.npy -o K.zarr --feature-map reuploading --resume --json".split()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S)
+    found = json.loads(done.stdout)
+    assert 0 < found["computed"] < found["tiles"] and found["digest"] == digest(x, "reuploading")
+
+
+def test_an_array_of_jobs_on_one_matrix(cluster: Slurm) -> None:
+    """Four shards, each a job of its own."""
+    expected = digest(samples(700))
+    job = launch("gram X.npy -o K.zarr --json", SlurmOptions(array=4, cpus_per_task=1), run="run")
+    tasks = job.wait(LIMIT_S)
+    assert sorted(task.job for task in tasks) == [f"{job.job}_{k}" for k in (1, 2, 3, 4)]
+    assert [task.exit_code for task in tasks] == [0] * 4, job.logs()
+    assert StoredGram("K.zarr").digest == expected
+
+
+def test_training_as_by_torchrun(cluster: Slurm, tmp_path: Path) -> None:
+    """On two nodes, and after a warning in the middle; the same bits."""
+    corpus = write_corpus(tmp_path / "corpus.conllu", 40, clauses=3, names=0.4)
+    sizes = "--embedding-dim 6 --hidden-dim 5 --n-qubits 2 --n-references 3 --batch-size 4 --epochs 40 --dtype float64"
+    words = ["train", "pos", "--distributed", "--data", str(corpus), *sizes.split(), "--json"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "dqk"]
+    subprocess.run([*torchrun, *words, "--out", "torchrun"], capture_output=True, timeout=LIMIT_S, check=True)
+    job = launch(words, SlurmOptions(nodes=2), run="run")
+    metrics = Path("run/train/metrics.jsonl")
+    until(lambda: metrics.exists() and len(metrics.read_text().splitlines()) > 2, "epoch")
+    cluster.run("scancel", "--signal=USR1", "--batch", job.job)
+    found = job.result(LIMIT_S)
+    assert found is not None and found["ranks"] == 2
+    assert job.status()[0].restarts == 1
+    assert_same_run(Path("torchrun"), Path("run/train"))
+
+
+def test_the_exit_code_of_what_fails(cluster: Slurm) -> None:
+    """Of `dqk launch` as well, whose messages have the program's."""
+    samples(20)
+    Path("K.npy").touch()
+    command = [sys.executable, "-m", "dqk", "launch", "slurm", "--run", "run", "--follow", "--"]
+    done = subprocess.run([*command, "gram", "X.npy", "-o", "K.npy"], capture_output=True, text=True, timeout=LIMIT_S)
+    assert done.returncode == 2 and "--out K.npy exists" in done.stdout and "Traceback" not in done.stderr
+    shown = subprocess.run([*command[:4], "status", "run", "--json"], capture_output=True, text=True, timeout=LIMIT_S)
+    (task,) = json.loads(shown.stdout)["tasks"]
+    assert (task["state"], task["exit_code"]) == ("FAILED", 2)
+
+
+def test_a_wrong_pair_of_mpi_and_srun_is_named(cluster: Slurm) -> None:
+    """Every rank would be alone, and succeed."""
+    samples(20)
+    job = launch("gram X.npy -o K.zarr --executor mpi", SlurmOptions(nodes=2), site=Site(mpi="none"), run="run")
+    (task,) = job.wait(LIMIT_S)
+    assert task.exit_code not in (0, None)
+    assert "srun --mpi=" in job.logs() and not Path("K.zarr").exists()
+
+
+def test_every_task_has_a_gpu_of_its_own(cluster: Slurm) -> None:
+    """As the tasks themselves say, on two nodes; signals and the disk are there too."""
+    job = launch("doctor --cluster --json", SlurmOptions(nodes=2, gpus_per_node=2), run="run")
+    found = job.result(LIMIT_S)
+    assert found is not None and found["problems"] == [] and found["launcher"] == "srun"
+    assert [(rank["node"], rank["gpus"]) for rank in found["ranks"]] == [
+        (node, [gpu]) for node in cluster.nodes[:2] for gpu in ("0", "1")
+    ]
+    assert all(rank["signal"] and rank["store"]["read"] == 4 and rank["threads"] == 1 for rank in found["ranks"])
+
+
+def test_what_a_preflight_finds(cluster: Slurm) -> None:
+    """Two tasks that take both CPUs of one node, and a folder that is not there."""
+    dqk = [sys.executable, "-m", "dqk", "doctor", "--cluster", "--store", "/not/there"]
+    environment = {**os.environ, "DQK_THREADS": str(4 * (os.cpu_count() or 1))}
+    done = subprocess.run(
+        ["srun", "-N1", "-n2", *dqk], env=environment, capture_output=True, text=True, timeout=LIMIT_S
+    )
+    assert done.returncode == 1
+    assert "cannot write to /not/there" in done.stderr and "give srun --cpus-per-task" in done.stderr
+
+
+def test_sbatch_says_no(cluster: Slurm) -> None:
+    """Its words are given on, and the script is kept."""
+    samples(20)
+    with pytest.raises(ClusterError, match="invalid partition") as error:
+        launch("gram X.npy -o K.npy", site=Site(partition="nowhere"), run="run")
+    assert "run/job.sh" in str(error.value) and Path("run/job.sh").exists()
+
+
+def test_followed_no_longer(cluster: Slurm) -> None:
+    """Ctrl-C leaves the job to itself."""
+    samples(3000, 10)
+    words = ["launch", "slurm", "--run", "run", "--follow", "--", "gram", "X.npy", "-o", "K.zarr"]
+    command = [sys.executable, "-m", "dqk", *words, "--feature-map", "reuploading"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as following:
+        until(lambda: Path("K.zarr").exists(), "store")
+        following.send_signal(signal.SIGINT)
+        _, said = following.communicate(timeout=LIMIT_S)
+    assert following.returncode == 130 and "goes on; dqk launch logs --follow" in said and "Traceback" not in said
+    job = Handle.find("run")
+    assert job.wait(LIMIT_S)[0].exit_code == 0
