@@ -23,7 +23,7 @@ step = @printf '\n==> %s\n' "$(1)"
 pip_install = $(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt $(PIP_ARGS)
 
 # --- jobs ------------------------------------------------------------------------------------------------------------
-.PHONY: help demo test lint format bench soak clean distclean same-python
+.PHONY: help demo test test-slurm slurm lint format bench soak clean distclean same-python
 
 help: ## list the commands
 	@printf 'usage: make COMMAND   (another interpreter: PYTHON=python3.12 make COMMAND)\n\n'
@@ -38,6 +38,21 @@ test: lint ## install the development tools, then lint, check types and layers, 
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
 	$(call step,the same bits on every executor$(comma) with another BLAS core)
 	@OPENBLAS_CORETYPE=Haswell $(BIN)/python -m pytest tests/cluster/test_same_bits.py
+
+test-slurm: $(VENV)/.installed-dev slurm ## install a Slurm (as root, on Debian and Ubuntu), then run jobs on it
+	$(call step,jobs on a real Slurm)
+	@DQK_REQUIRE=slurm,shellcheck,$$DQK_REQUIRE $(BIN)/python -m pytest tests/slurm tests/cluster/launchers $(PYTEST_ARGS)
+
+slurm:
+	@lacks=; for program in slurmctld slurmd sbatch munged shellcheck; do \
+	  PATH=$$PATH:/usr/sbin command -v $$program >/dev/null || lacks=$$program; done; \
+	[ -z "$$lacks" ] || { \
+	  [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null || { \
+	    echo "error: the tests of jobs need slurmctld, slurmd, slurm-client, munge and shellcheck, and root to run them;" \
+	         "install them, or use a container of Debian" >&2; exit 1; }; \
+	  printf '\n==> installing Slurm and ShellCheck with apt-get\n'; \
+	  apt-get -q update >/dev/null && DEBIAN_FRONTEND=noninteractive apt-get -q -y --no-install-recommends install \
+	    slurmctld slurmd slurm-client munge shellcheck >/dev/null; }
 
 lint: $(VENV)/.installed-dev ## ruff, mypy and the layer contracts
 	$(call step,ruff check)
