@@ -259,6 +259,8 @@ def _backward(
 
 @lru_cache(maxsize=1)
 def _pool() -> ThreadPoolExecutor:
+    # After a fork the next thread that comes mends torch's own pool; of two new ones at once, one would find none.
+    torch.set_num_threads(torch.get_num_threads())
     return ThreadPoolExecutor(
         cpu_threads(), thread_name_prefix="dqk", initializer=torch.set_grad_enabled, initargs=(False,)
     )
