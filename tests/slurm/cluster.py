@@ -1,6 +1,7 @@
 """A real Slurm on this machine: munged, slurmctld and several slurmd, as root, without systemd, ended by process number.
 
-Every node has the address 127.0.<id>.<k> and GPUs that are character devices without a driver. Slurm's files, the key of munge and
+Every node has the address 127.0.<id>.<k>, or with `networks` a network interface, a host name and process numbers of its own, and
+GPUs that are character devices without a driver. Slurm's files, the key of munge and
 all sockets lie in one temporary folder with a short path; `environment()` is what its commands need.
 """
 
@@ -25,7 +26,7 @@ _PATIENCE_S = 60.0
 
 _CONFIGURATION = """\
 ClusterName=dqk
-SlurmctldHost={host}(127.0.0.1)
+SlurmctldHost={host}({address})
 SlurmctldPort={port}
 SlurmUser=root
 SlurmdUser=root
@@ -69,6 +70,66 @@ def which(name: str) -> str | None:
     return shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
 
 
+class Network:
+    """A bridge on this machine, and for each node a network namespace with an interface to it; the interfaces have no way out.
+
+    Attributes:
+        address: of this machine on the bridge.
+    """
+
+    def __init__(self, nodes: Sequence[str], folder: Path):
+        self._mark = f"{os.getpid() % 100_000:x}"
+        self._subnet, self._folder, self._nodes = f"10.77.{1 + os.getpid() % 250}", folder, nodes
+        self.address = f"{self._subnet}.254"
+        self._bridge = f"dqk{self._mark}"
+        _ip("link", "add", self._bridge, "type", "bridge")
+        _ip("address", "add", f"{self.address}/24", "dev", self._bridge)
+        _ip("link", "set", self._bridge, "up")
+        for k, name in enumerate(nodes):
+            space, end = self._space(name), f"v{self._mark}{k}"
+            _ip("netns", "add", space)
+            _ip("link", "add", end, "type", "veth", "peer", "name", "eth0", "netns", space)
+            _ip("link", "set", end, "master", self._bridge, "up")
+            for words in (
+                "address add {}/24 dev eth0",
+                "link set eth0 up",
+                "link set lo up",
+                "route add default via {}",
+            ):
+                filled = words.format(self.address_of(k) if "address" in words else self.address)
+                _ip("-netns", space, *filled.split())
+        hosts = [f"{self.address} {socket.gethostname()}", "127.0.0.1 localhost"]
+        hosts += [f"{self.address_of(k)} {name}" for k, name in enumerate(nodes)]
+        (folder / "hosts").write_text("\n".join(hosts) + "\n")
+        (folder / "resolv.conf").write_text("nameserver 127.0.0.1\n")
+
+    def _space(self, name: str) -> str:
+        return f"dqk{self._mark}-{name}"
+
+    def address_of(self, k: int) -> str:
+        """Of the k-th node."""
+        return f"{self._subnet}.{k + 1}"
+
+    def around(self, name: str) -> list[str]:
+        """What stands before a program that is to run on a node. A shell is process 1 there, since somebody has to reap."""
+        prepare = f"mkdir -p /tmp/ray {self._folder}/ray-{name}; mount --bind {self._folder}/ray-{name} /tmp/ray; "
+        prepare += f"hostname {name}; mount --bind {self._folder}/hosts /etc/hosts; "
+        prepare += f"mount --bind {self._folder}/resolv.conf $(readlink -f /etc/resolv.conf); "
+        inside = ["unshare", "--uts", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
+        shell = ["bash", "-c", prepare + 'trap "kill %1" TERM; "$@" & wait; wait', "bash"]
+        return ["nsenter", f"--net=/run/netns/{self._space(name)}", *inside, *shell]
+
+    def remove(self) -> None:
+        """Takes it all away."""
+        for name in self._nodes:
+            _ip("netns", "delete", self._space(name))
+        _ip("link", "delete", self._bridge)
+
+
+def _ip(*words: str) -> None:
+    subprocess.run(["ip", *words], check=True, capture_output=True, timeout=30)
+
+
 @dataclass
 class Slurm:
     """A cluster that runs.
@@ -80,6 +141,7 @@ class Slurm:
 
     folder: Path
     nodes: tuple[str, ...]
+    network: Network | None = None
     processes: dict[str, subprocess.Popen] = field(default_factory=dict)
 
     def environment(self) -> dict[str, str]:
@@ -122,22 +184,27 @@ class Slurm:
 
 
 @contextlib.contextmanager
-def slurm(n_nodes: int = 4, cpus: int = 2, gpus: int = 2) -> Iterator[Slurm]:
+def slurm(n_nodes: int = 4, cpus: int = 2, gpus: int = 2, networks: bool = False) -> Iterator[Slurm]:
     """Starts a cluster, waits until its nodes are idle, and ends it.
 
     Args:
         n_nodes: nodes n1, n2, ...
         cpus: of each node, whatever the machine has.
         gpus: of each node.
+        networks: whether each node has a network, a host name and process numbers of its own.
     """
     folder = Path(tempfile.mkdtemp(prefix="dqk-slurm-", dir="/tmp"))
     cluster = Slurm(folder, tuple(f"n{k + 1}" for k in range(n_nodes)))
     try:
+        if networks:
+            cluster.network = Network(cluster.nodes, folder)
         _configure(cluster, cpus, gpus)
         _start(cluster)
         yield cluster
     finally:
         _end(cluster)
+        if cluster.network is not None:
+            cluster.network.remove()
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -145,14 +212,26 @@ def _configure(cluster: Slurm, cpus: int, gpus: int) -> None:
     folder, net = cluster.folder, 1 + os.getpid() % 250
     folder.chmod(0o755)
     ports = _free_ports(1 + len(cluster.nodes))
+    if cluster.network is None:
+        address, host = "127.0.0.1", socket.gethostname()
+        places = [(host, f"127.0.{net}.{k + 1}") for k in range(len(cluster.nodes))]
+    else:
+        address = cluster.network.address
+        places = [(name, cluster.network.address_of(k)) for k, name in enumerate(cluster.nodes)]
     nodes = [
-        f"NodeName={name} NodeHostname={socket.gethostname()} NodeAddr=127.0.{net}.{k + 1} Port={ports[k + 1]}"
-        for k, name in enumerate(cluster.nodes)
+        f"NodeName={name} NodeHostname={host} NodeAddr={where} Port={ports[k + 1]}"
+        for k, (name, (host, where)) in enumerate(zip(cluster.nodes, places, strict=True))
     ]
     (folder / "state").mkdir()
     (folder / "slurm.conf").write_text(
         _CONFIGURATION.format(
-            host=socket.gethostname(), port=ports[0], folder=folder, cpus=cpus, gpus=gpus, nodes="\n".join(nodes)
+            host=socket.gethostname(),
+            address=address,
+            port=ports[0],
+            folder=folder,
+            cpus=cpus,
+            gpus=gpus,
+            nodes="\n".join(nodes),
         )
     )
     devices = folder / "devices"
@@ -192,17 +271,18 @@ def _start(cluster: Slurm) -> None:
     _spawn(cluster, "slurmctld", ["-D", "-f", str(folder / "slurm.conf")])
     for name in cluster.nodes:
         (folder / f"spool-{name}").mkdir()
-        _spawn(cluster, f"slurmd {name}", ["-D", "-N", name, "-f", str(folder / "slurm.conf")])
+        around = () if cluster.network is None else cluster.network.around(name)
+        _spawn(cluster, f"slurmd {name}", ["-D", "-N", name, "-f", str(folder / "slurm.conf")], around)
     idle = len(cluster.nodes)
     _until(cluster, lambda: cluster.run("sinfo", "-h", "-N", "-t", "idle", check=False).stdout.count("\n") == idle)
 
 
-def _spawn(cluster: Slurm, name: str, arguments: Sequence[str]) -> None:
+def _spawn(cluster: Slurm, name: str, arguments: Sequence[str], around: Sequence[str] = ()) -> None:
     program = which(name.split()[0])
     assert program is not None
     log = (cluster.folder / f"{name.replace(' ', '-')}.out.log").open("wb")
     cluster.processes[name] = subprocess.Popen(
-        [program, *arguments],
+        [*around, program, *arguments],
         stdin=subprocess.DEVNULL,
         stdout=log,
         stderr=log,

@@ -1,5 +1,6 @@
 """One cluster for all tests of this folder."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,13 +29,17 @@ def slurm_cluster() -> Iterator[Slurm]:
 @pytest.fixture
 def cluster(slurm_cluster: Slurm, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Slurm:
     """The cluster, and this process as on its login node, in a folder with a blank in its name."""
-    for name in list(__import__("os").environ):
+    on_login_node(slurm_cluster, monkeypatch, tmp_path / "my work")
+    return slurm_cluster
+
+
+def on_login_node(cluster: Slurm, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    """Makes this process one that uses the cluster, in a folder of its own."""
+    for name in list(os.environ):
         if name.startswith(("SLURM", "SBATCH", "PMI", "RAY_")):
             monkeypatch.delenv(name)
-    monkeypatch.setenv("SLURM_CONF", slurm_cluster.environment()["SLURM_CONF"])
+    monkeypatch.setenv("SLURM_CONF", cluster.environment()["SLURM_CONF"])
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    folder = tmp_path / "my work"
     folder.mkdir()
     monkeypatch.chdir(folder)
-    return slurm_cluster
