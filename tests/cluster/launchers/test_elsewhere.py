@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import shlex
+import shutil
 import socket
 import subprocess
 import sys
@@ -53,6 +54,8 @@ def a_cluster(folder: Path) -> Iterator[str]:
             yield f"http://127.0.0.1:{ports[1]}"
         finally:
             head.terminate()
+            head.wait(LIMIT_S)
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.mark.timeout(240)
