@@ -41,7 +41,7 @@ test: lint ## install the development tools, then lint, check types and layers, 
 
 test-slurm: $(VENV)/.installed-dev slurm ## install a Slurm (as root, on Debian and Ubuntu), then run jobs on it
 	$(call step,jobs on a real Slurm)
-	@DQK_REQUIRE=slurm,shellcheck,$$DQK_REQUIRE $(BIN)/python -m pytest tests/slurm tests/cluster/launchers $(PYTEST_ARGS)
+	@DQK_REQUIRE="slurm,shellcheck,$${DQK_REQUIRE:-}" $(BIN)/python -m pytest tests/slurm tests/cluster/launchers $(PYTEST_ARGS)
 
 slurm:
 	@lacks=; for program in slurmctld slurmd sbatch munged shellcheck; do \

@@ -108,7 +108,7 @@ def ray(
     """Hand a command of dqk to a Ray cluster that is there already, with a copy of this folder, through Ray's job API."""
     from dqk.cluster.launchers import launch
 
-    _handed_in(launch(_payload(payload).words, address=address, run=run), follow, json)
+    _handed_in(launch(_payload(payload, elsewhere=True).words, address=address, run=run), follow, json)
 
 
 @app.command(epilog="Example: dqk launch status runs/launch-gram-20260131-120000")
@@ -132,7 +132,8 @@ def logs(run: _RUN, follow: _FOLLOW = False) -> None:
     job = _find(run)
     if follow:
         _follow(job)
-    sys.stdout.write(job.logs())
+    else:
+        sys.stdout.write(job.logs())
 
 
 @app.command(epilog="Example: dqk launch cancel runs/launch-gram-20260131-120000")
@@ -149,7 +150,7 @@ def _find(run: Path) -> Any:
     return Handle.find(run)
 
 
-def _payload(words: Sequence[str]) -> Any:
+def _payload(words: Sequence[str], elsewhere: bool = False) -> Any:
     """The command line, once the program itself has read it: a mistyped option is not found out by a job that has waited."""
     from dqk.cli import app as program
     from dqk.cluster.launchers import Payload
@@ -170,11 +171,8 @@ def _payload(words: Sequence[str]) -> Any:
     except _UsageError as error:
         raise InvalidInputError(f"{payload}: {error.format_message()}") from error
     if payload.command == "gram":
-        absent = [
-            str(context.params[key])
-            for key in ("x", "y")
-            if context.params.get(key) and not context.params[key].exists()
-        ]
+        files = [context.params[key] for key in ("x", "y") if context.params.get(key)]
+        absent = [str(file) for file in files if not file.exists() and not (elsewhere and file.is_absolute())]
         if absent:
             raise InvalidInputError(f"{payload}: there is no file {' and no file '.join(absent)}")
     return payload
@@ -197,17 +195,16 @@ def _handed_in(job: Any, follow: bool, json: bool) -> None:
 
 def _follow(job: Any) -> None:
     """Shows the log as it grows, and exits with the job's code."""
-    shown, said = 0, ""
+    shown: dict[str, int] = {}
+    said = ""
 
     def look(tasks: list[Any]) -> None:
-        nonlocal shown, said
+        nonlocal said
         states = ", ".join(f"{task.job} {task.state}" + (f" ({task.reason})" if task.reason else "") for task in tasks)
-        text = job.logs()
-        if len(text) < shown:
-            shown = 0
-        sys.stdout.write(text[shown:])
+        for name, text in job.log_parts().items():
+            sys.stdout.write(text[shown.get(name, 0) :])
+            shown[name] = len(text)
         sys.stdout.flush()
-        shown = len(text)
         if states != said:
             said = states
             stderr().print(f"[dim]{escape(states)}[/dim]")

@@ -146,17 +146,23 @@ def _signal(group: Any) -> bool | None:
     before = signal.signal(signal.SIGUSR1, lambda number, frame: arrived.append(number))
     try:
         group.gather_json(None)  # all tasks listen
-        if group.leads:
-            subprocess.run(["scancel", "--signal=USR1", step], capture_output=True, timeout=60, check=False)
+        sent = group.share_json(_send(step) if group.leads else None)
         deadline = time.monotonic() + _SIGNAL_S
-        while not arrived and time.monotonic() < deadline:
+        while sent and not arrived and time.monotonic() < deadline:
             time.sleep(0.02)
         group.gather_json(None)
-    except OSError:
-        pass
     finally:
         signal.signal(signal.SIGUSR1, before)
-    return bool(arrived)
+    return bool(arrived) if sent else None
+
+
+def _send(step: str) -> bool:
+    """Whether Slurm took the wish; inside a container there may be no scancel."""
+    try:
+        done = subprocess.run(["scancel", "--signal=USR1", step], capture_output=True, timeout=60, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return done.returncode == 0
 
 
 def _problems(everybody: list[dict[str, Any]], folder: Path) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import socket
 import subprocess
@@ -71,8 +72,13 @@ def ip_of(node: str) -> str:
         ClusterError: if there is none.
     """
     found = socket.gethostbyname(address_of(node))
-    if not found.startswith("127.") or found == _slurm_address(node):
+    if not found.startswith("127."):
         return found
+    with contextlib.suppress(OSError):
+        known = _slurm_address(node)
+        address = socket.gethostbyname(known) if known else found
+        if known == found or not address.startswith("127."):  # the former where several nodes are on one machine
+            return address
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect(("192.0.2.1", 9))  # reserved for documentation; nothing is sent

@@ -51,7 +51,7 @@ ReturnToService=2
 KillWait=5
 MinJobAge=3600
 GresTypes=gpu
-NodeName=DEFAULT CPUs={cpus} RealMemory=4000 State=UNKNOWN Gres=gpu:{gpus}
+NodeName=DEFAULT CPUs={cpus} RealMemory=4000 State=UNKNOWN Gres=gpu:tesla:{gpus}
 {nodes}
 PartitionName=main Nodes=ALL Default=YES MaxTime=60 State=UP
 """
@@ -238,7 +238,7 @@ def _configure(cluster: Slurm, cpus: int, gpus: int) -> None:
     devices.mkdir()
     for k in range(gpus):
         os.mknod(devices / f"gpu{k}", stat.S_IFCHR | 0o666, os.makedev(1, 3))  # /dev/null by another name
-    (folder / "gres.conf").write_text(f"Name=gpu File={devices}/gpu[0-{gpus - 1}]\n" if gpus > 1 else "")
+    (folder / "gres.conf").write_text(f"Name=gpu Type=tesla File={devices}/gpu[0-{gpus - 1}]\n" if gpus > 1 else "")
     key = folder / "munge.key"
     key.write_bytes(secrets.token_bytes(128))
     key.chmod(0o400)

@@ -32,9 +32,9 @@ class RayJob(Handle):
         reason = "" if state == "SUCCEEDED" else " ".join((info.message or "").split())
         return [Task(self.job, state, ended, getattr(info, "driver_node_id", "") or "", ran, 0, reason, code)]
 
-    def logs(self) -> str:
+    def log_parts(self) -> dict[str, str]:
         """What the driver has written."""
-        return str(self._ask(lambda client: client.get_job_logs(self.job)))
+        return {self.job: str(self._ask(lambda client: client.get_job_logs(self.job)))}
 
     def cancel(self) -> None:
         """By SIGTERM to the driver."""
@@ -79,6 +79,8 @@ def hand_in(payload: Payload, address: str, run: str | os.PathLike[str] | None, 
         problems.append(f"--address {address!r}, expected that of the dashboard, such as http://head:8265")
     if payload.engine not in ("ray", "single"):
         problems.append(f"{payload} is started by {payload.engine}, not by Ray; use --executor ray, or --launcher ray")
+    if payload.command == "train" and payload.out is None and payload.value("--resume") is None:
+        problems.append(f"{payload}: give --out, an absolute path that the cluster's machines share")
     if payload.out is not None and not os.path.isabs(payload.out):
         problems.append(
             f"--out {payload.out}: the cluster works in a copy of this folder, which it removes; give an absolute path that the "

@@ -34,9 +34,9 @@ class SubmititJob(Handle):
             code = 0 if error is None else 1
         return [Task(self.job, state, ended, exit_code=code)]
 
-    def logs(self) -> str:
+    def log_parts(self) -> dict[str, str]:
         """Standard output, then standard error."""
-        return "".join(text for text in (self._job.stdout(), self._job.stderr()) if text)
+        return {"out": self._job.stdout() or "", "err": self._job.stderr() or ""}
 
     def cancel(self) -> None:
         """By submitit."""

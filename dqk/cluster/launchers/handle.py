@@ -16,6 +16,7 @@ from dqk.cluster.launchers.payload import Payload
 from dqk.errors import ClusterError, InvalidInputError
 
 _RECORD = "launch.json"
+_SILENCE_S = 300.0
 _POLL_S = (0.3, 5.0)  # first and last pause between two looks
 
 
@@ -99,8 +100,12 @@ class Handle(abc.ABC):
         """
 
     @abc.abstractmethod
+    def log_parts(self) -> dict[str, str]:
+        """What it has written so far, each file under its name."""
+
     def logs(self) -> str:
         """What it has written so far."""
+        return "".join(self.log_parts().values())
 
     @abc.abstractmethod
     def cancel(self) -> None:
@@ -114,11 +119,18 @@ class Handle(abc.ABC):
             look: called with every status.
 
         Raises:
-            ClusterError: if it has not ended in time.
+            ClusterError: if it has not ended in time, or the cluster cannot be asked for five minutes.
         """
-        started, pause = time.monotonic(), _POLL_S[0]
+        started, pause, answered = time.monotonic(), _POLL_S[0], time.monotonic()
         while True:
-            tasks = self.status()
+            try:
+                tasks = self.status()
+            except ClusterError:
+                if time.monotonic() - answered > _SILENCE_S:
+                    raise
+                time.sleep(_POLL_S[1])
+                continue
+            answered = time.monotonic()
             if look is not None:
                 look(tasks)
             if tasks and all(task.ended for task in tasks):

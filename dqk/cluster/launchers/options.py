@@ -103,13 +103,11 @@ class SlurmOptions:
             found.append(
                 "--workers with --executor mpi: every rank is a worker; say --nodes and --tasks-per-node instead"
             )
-        if engine == "single" and payload.has("--distributed"):
-            found.append("--distributed and one process; ask for more tasks")
         return found
 
     def _of_array(self, payload: Payload) -> list[str]:
         found = []
-        if payload.command != "gram" or not (payload.out or "").endswith(".zarr"):
+        if not payload.has_store:
             found.append(f"--array {self.array} cuts a kernel matrix with a store: -- gram X.npy -o K.zarr ...")
         if payload.value("--shard") is not None:
             found.append(f"--array {self.array} gives each job its --shard; leave that out")

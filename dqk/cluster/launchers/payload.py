@@ -43,7 +43,9 @@ class Payload:
         found = None
         for k, word in enumerate(self.words):
             name, equals, after = word.partition("=")
-            if name in names:
+            if len(word) > 2 and word[:2] in names and not word.startswith("--"):
+                found = word[2:]
+            elif name in names:
                 found = after if equals else self.words[k + 1] if k + 1 < len(self.words) else None
         return found
 
@@ -68,6 +70,11 @@ class Payload:
         """Where its result goes."""
         return self.value("--out", "-o")
 
+    @property
+    def has_store(self) -> bool:
+        """Whether it is a kernel matrix with a store, which can be gone on with."""
+        return self.command == "gram" and self.out is not None and Path(self.out).suffix == ".zarr"
+
     def placed(self, folder: Path) -> Payload:
         """With a place in the run folder for a training run that names none, so that it goes on there after a requeue."""
         if self.command != "train" or self.out is not None or self.value("--resume") is not None:
@@ -76,7 +83,7 @@ class Payload:
 
     def again(self) -> tuple[str, ...]:
         """Words that have it go on after a requeue; none if it starts anew."""
-        if self.command == "gram" and (self.out or "").endswith(".zarr") and not self.has("--resume"):
+        if self.has_store and not self.has("--resume"):
             return ("--resume",)
         if self.command == "train" and self.out is not None and self.value("--resume") is None:
             return ("--resume", self.out)

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
@@ -61,6 +62,8 @@ def start() -> int:
         "--max-worker-port=0",
         "--disable-usage-stats",
     ]
+    if leads:
+        Path(os.environ["DQK_RAY_STEP"]).write_text(os.environ["SLURM_STEP_ID"])
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     environment["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"] = "0"  # the work is over when Ray is ended
     node = subprocess.Popen(command, env=environment)

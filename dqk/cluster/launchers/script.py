@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import indent
 
 from dqk.cluster.launchers.options import SlurmOptions
 from dqk.cluster.launchers.payload import Payload
@@ -18,23 +19,19 @@ _WHAT = {
     "single": "in one process",
 }
 
-_SETTINGS = r"""set -u
-
+_START = r"""
 # The job of an array has a name of its own, so that a requeue concerns it alone.
 job=$SLURM_JOB_ID
-if [ -n "${{SLURM_ARRAY_JOB_ID:-}}" ]; then job=${{SLURM_ARRAY_JOB_ID}}_${{SLURM_ARRAY_TASK_ID}}; fi
+if [ -n "${SLURM_ARRAY_JOB_ID:-}" ]; then job=${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}; fi
 rm -f "$run/exit-$job"
-quit() {{
+quit() {
   printf '%s\n' "$1" >"$run/exit-$job"
   exit "$1"
-}}
+}
 
-ulimit -n "$(ulimit -Hn)"
-# srun takes the CPUs of a task from its own options alone.
-cpus=${{SLURM_CPUS_PER_TASK:-$((SLURM_CPUS_ON_NODE / {tasks}))}}
-"""
+# Tasks get this script's environment, also where sbatch was told to take none along.
+unset SLURM_EXPORT_ENV
 
-_WARNING = r"""
 # --- Slurm's warning, {signal_s} s before the time limit: the program saves its state and ends ---
 warned=no
 step=
@@ -60,6 +57,12 @@ finish() {
 }
 """
 
+_SETTINGS = r"""set -u
+ulimit -n "$(ulimit -Hn)"
+# srun takes the CPUs of a task from its own options alone.
+cpus=${SLURM_CPUS_PER_TASK:-$((SLURM_CPUS_ON_NODE / {tasks}))}
+"""
+
 _RAY = r"""
 # --- Ray: a node of it on every node of the job, open to this job alone ---
 RAY_AUTH_MODE=token
@@ -67,7 +70,8 @@ RAY_AUTH_TOKEN=$(od -An -N32 -tx1 /dev/urandom | tr -d ' \n')
 RAY_USAGE_STATS_ENABLED=0
 # Paths of sockets have at most 107 characters, 70 of which Ray adds.
 DQK_RAY_TEMP=/tmp/dqk-$SLURM_JOB_ID-$RANDOM
-export RAY_AUTH_MODE RAY_AUTH_TOKEN RAY_USAGE_STATS_ENABLED DQK_RAY_TEMP
+DQK_RAY_STEP=$run/ray-$job.step
+export RAY_AUTH_MODE RAY_AUTH_TOKEN RAY_USAGE_STATS_ENABLED DQK_RAY_TEMP DQK_RAY_STEP
 RAY_ADDRESS=$("${python[@]}" -m dqk.cluster.launchers.ray_node address) || quit 1
 export RAY_ADDRESS
 srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 --cpus-per-task="$cpus" \
@@ -83,28 +87,33 @@ _STEP = {
     "ray": r"""srun --overlap --nodes=1 --ntasks=1 --nodelist="$SLURMD_NODENAME" --cpus-per-task="$cpus" \
   "${python[@]}" -m dqk "${payload[@]}" &""",
     "mpi": r"""export DQK_THREADS=$cpus OMP_NUM_THREADS=$cpus
-srun --mpi={mpi} --kill-on-bad-exit=1 --ntasks-per-node={tasks} --cpus-per-task="$cpus"{gpus} \
+{ungpu}srun --mpi={mpi} --kill-on-bad-exit=1 --ntasks-per-node={tasks} --cpus-per-task="$cpus"{gpus} \
   "${python[@]}" -m mpi4py -m dqk "${payload[@]}" &""",
     "torch": r"""export DQK_THREADS=$cpus OMP_NUM_THREADS=$cpus
-srun --ntasks-per-node={tasks} --cpus-per-task="$cpus"{gpus} \
+{ungpu}srun --ntasks-per-node={tasks} --cpus-per-task="$cpus"{gpus} \
   "${python[@]}" -m dqk "${payload[@]}" &""",
     "single": r"""export DQK_THREADS=$cpus OMP_NUM_THREADS=$cpus
 srun --nodes=1 --ntasks=1 --cpus-per-task="$cpus" "${python[@]}" -m dqk "${payload[@]}" &""",
 }
 
 _STOP_RAY = r"""
-# Ray is this job's first step; nothing else is ended.
-scancel --signal=TERM "$SLURM_JOB_ID.0"
+# The step of Ray, and nothing else.
+scancel --signal=TERM "$SLURM_JOB_ID.$(cat "$DQK_RAY_STEP")"
 wait "$ray"
 """
 
 _REQUEUE = r"""
-# 138, or more where srun has ended tasks that were about to end.
-if [ "$warned" = yes ] && [ "$code" -gt 128 ]; then
-  echo "warned by Slurm: the state is saved, the job is queued again"
-  scontrol requeue "$job" && exit 138
+# Warned, or preempted: then Slurm sends SIGTERM to the steps, and the program ends with 143. A cancelled job does not get here.
+again=no
+if [ "$code" -eq 143 ]; then again=yes; fi
+if [ "$warned" = yes ] && [ "$code" -gt 128 ]; then again=yes; fi
+if [ "$again" = yes ] && [ "${SLURM_RESTART_COUNT:-0}" -lt {restarts} ]; then
+  scontrol requeue "$job" && echo "the state is saved, the job is queued again" && exit "$code"
 fi
 """
+
+_MOST_RESTARTS = 100
+_UNGPU = "unset SLURM_GPUS_PER_NODE # with a type of GPU it would contradict the next line\n"
 
 
 def render(
@@ -138,31 +147,38 @@ def render(
             )
     engine, tasks = payload.engine, options.tasks(payload)
     per_task = " --gpus-per-task=1" if options.gpus_per_node and engine in ("mpi", "torch") else ""
-    parts = [
+    head = [
         "#!/usr/bin/env bash",
         f"# {_comment(str(payload))}",
-        f"# {_WHAT[engine]}. Written by `dqk launch slurm`; `sbatch` takes it again as it is.",
+        f"# {_WHAT[engine]}. Written by `dqk launch slurm`; change it as you like, `sbatch` takes it.",
         *(f"#SBATCH {word}" for word in _directives(payload, options, site, folder, workdir)),
         "",
         "# --- what runs, and how it goes on after a requeue ---",
         f"run={shlex.quote(str(folder))}",
         f"payload=({_words(payload, options)})",
         *_again(payload),
+    ]
+    environment = [
         "",
         "# --- the environment ---",
-        *(f"module load {shlex.quote(name)}" for name in site.modules),
-        *site.setup,
-        *([f"source {shlex.quote(site.venv + '/bin/activate')}"] if site.venv else []),
+        *(f"module load {shlex.quote(name)} || quit 1" for name in site.modules),
+        *(f"{line} || quit 1" for line in site.setup),
+        *([f"source {shlex.quote(site.venv + '/bin/activate')} || quit 1"] if site.venv else []),
         f"python=({_python(site, python)})",
     ]
-    text = "\n".join(parts) + "\n" + _SETTINGS.format(tasks=tasks)
-    text += _WARNING.replace("{signal_s}", str(options.signal_s))
-    text += _RAY if engine == "ray" else ""
-    text += "\n# --- the work ---\n"
-    step = _STEP[engine].replace("{mpi}", mpi).replace("{tasks}", str(tasks)).replace("{gpus}", per_task)
-    text += f'{step}\nstep=$!\nif [ "$warned" = yes ]; then kill -USR1 "$step"; fi\nfinish "$step"\ncode=$?\n'
+    text = "\n".join(head) + "\n" + _START.replace("{signal_s}", str(options.signal_s)) + "\n".join(environment) + "\n"
+    text += _SETTINGS.replace("{tasks}", str(tasks)) + (_RAY if engine == "ray" else "") + "\n# --- the work ---\n"
+    fillings = {"mpi": mpi, "tasks": str(tasks), "gpus": per_task, "ungpu": _UNGPU if per_task else ""}
+    step = _STEP[engine]
+    for name, value in fillings.items():
+        step = step.replace(f"{{{name}}}", value)
+    text += (
+        f'code=138 # what the program ends with once it is warned\nif [ "$warned" = no ]; then\n{indent(step, "  ")}\n'
+    )
+    text += '  step=$!\n  finish "$step"\n  code=$?\nfi\n'
     text += _STOP_RAY if engine == "ray" else ""
-    text += _REQUEUE if options.requeue else ""
+    if options.requeue and payload.goes_on:
+        text += _REQUEUE.replace("{restarts}", str(_MOST_RESTARTS))
     return text + 'quit "$code"\n'
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -73,13 +74,10 @@ class SlurmJob(Handle):
         except (OSError, ValueError):
             return None
 
-    def logs(self) -> str:
-        """The files of all jobs of an array, one after the other."""
-        return "".join(path.read_text(errors="replace") for path in self.log_files())
-
-    def log_files(self) -> list[Path]:
-        """Those that are there by now."""
-        return sorted(self.folder.glob("log-*.txt"), key=lambda path: (len(path.name), path.name))
+    def log_parts(self) -> dict[str, str]:
+        """The files that are there by now, one for each job of an array."""
+        files = sorted(self.folder.glob("log-*.txt"), key=lambda path: (len(path.name), path.name))
+        return {path.name: path.read_text(errors="replace") for path in files}
 
     def cancel(self) -> None:
         """By scancel: SIGTERM, upon which a store or training run is left in good order."""
@@ -107,6 +105,11 @@ def _said(text: str) -> str:
     return "; ".join(filter(None, lines)) or "it says nothing"
 
 
+def _environment() -> dict[str, str]:
+    """Without the variables of a job that this process may be part of, which sbatch would hand on to the new one."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("SLURM_") or name == "SLURM_CONF"}
+
+
 def slurm(*command: str) -> subprocess.CompletedProcess[str]:
     """One of Slurm's commands.
 
@@ -114,7 +117,7 @@ def slurm(*command: str) -> subprocess.CompletedProcess[str]:
         ClusterError: if it is not here or does not answer.
     """
     try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=_PATIENCE_S)
+        return subprocess.run(command, env=_environment(), capture_output=True, text=True, timeout=_PATIENCE_S)
     except FileNotFoundError as error:
         raise ClusterError(
             f"{command[0]} is not on this machine's PATH; launch on a login node of the cluster (--dry-run shows the script here)"

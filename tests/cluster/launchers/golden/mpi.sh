@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # dqk gram X.npy -o K.zarr --executor mpi --json
-# on MPI ranks. Written by `dqk launch slurm`; `sbatch` takes it again as it is.
+# on MPI ranks. Written by `dqk launch slurm`; change it as you like, `sbatch` takes it.
 #SBATCH --job-name=kernel
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=8
@@ -20,13 +20,6 @@ run=/scratch/run
 payload=(gram X.npy -o K.zarr --executor mpi --json)
 if [ "${SLURM_RESTART_COUNT:-0}" -gt 0 ]; then payload+=(--resume); fi
 
-# --- the environment ---
-module load gcc/13.2
-module load openmpi/5.0
-source /project/project_465000000/dqk/.venv/bin/activate
-python=(python)
-set -u
-
 # The job of an array has a name of its own, so that a requeue concerns it alone.
 job=$SLURM_JOB_ID
 if [ -n "${SLURM_ARRAY_JOB_ID:-}" ]; then job=${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}; fi
@@ -36,9 +29,8 @@ quit() {
   exit "$1"
 }
 
-ulimit -n "$(ulimit -Hn)"
-# srun takes the CPUs of a task from its own options alone.
-cpus=${SLURM_CPUS_PER_TASK:-$((SLURM_CPUS_ON_NODE / 8))}
+# Tasks get this script's environment, also where sbatch was told to take none along.
+unset SLURM_EXPORT_ENV
 
 # --- Slurm's warning, 300 s before the time limit: the program saves its state and ends ---
 warned=no
@@ -64,18 +56,32 @@ finish() {
   return "$code"
 }
 
-# --- the work ---
-export DQK_THREADS=$cpus OMP_NUM_THREADS=$cpus
-srun --mpi=pmix --kill-on-bad-exit=1 --ntasks-per-node=8 --cpus-per-task="$cpus" \
-  "${python[@]}" -m mpi4py -m dqk "${payload[@]}" &
-step=$!
-if [ "$warned" = yes ]; then kill -USR1 "$step"; fi
-finish "$step"
-code=$?
+# --- the environment ---
+module load gcc/13.2 || quit 1
+module load openmpi/5.0 || quit 1
+source /project/project_465000000/dqk/.venv/bin/activate || quit 1
+python=(python)
+set -u
+ulimit -n "$(ulimit -Hn)"
+# srun takes the CPUs of a task from its own options alone.
+cpus=${SLURM_CPUS_PER_TASK:-$((SLURM_CPUS_ON_NODE / 8))}
 
-# 138, or more where srun has ended tasks that were about to end.
-if [ "$warned" = yes ] && [ "$code" -gt 128 ]; then
-  echo "warned by Slurm: the state is saved, the job is queued again"
-  scontrol requeue "$job" && exit 138
+# --- the work ---
+code=138 # what the program ends with once it is warned
+if [ "$warned" = no ]; then
+  export DQK_THREADS=$cpus OMP_NUM_THREADS=$cpus
+  srun --mpi=pmix --kill-on-bad-exit=1 --ntasks-per-node=8 --cpus-per-task="$cpus" \
+    "${python[@]}" -m mpi4py -m dqk "${payload[@]}" &
+  step=$!
+  finish "$step"
+  code=$?
+fi
+
+# Warned, or preempted: then Slurm sends SIGTERM to the steps, and the program ends with 143. A cancelled job does not get here.
+again=no
+if [ "$code" -eq 143 ]; then again=yes; fi
+if [ "$warned" = yes ] && [ "$code" -gt 128 ]; then again=yes; fi
+if [ "$again" = yes ] && [ "${SLURM_RESTART_COUNT:-0}" -lt 100 ]; then
+  scontrol requeue "$job" && echo "the state is saved, the job is queued again" && exit "$code"
 fi
 quit "$code"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # dqk gram X.npy -o K.zarr --executor ray
-# on the workers of a Ray cluster inside this job. Written by `dqk launch slurm`; `sbatch` takes it again as it is.
+# on the workers of a Ray cluster inside this job. Written by `dqk launch slurm`; change it as you like, `sbatch` takes it.
 #SBATCH --job-name=dqk-gram
 #SBATCH --nodes=4
 #SBATCH --ntasks-per-node=1
@@ -18,10 +18,6 @@ run=/scratch/run
 payload=(gram X.npy -o K.zarr --executor ray)
 if [ "${SLURM_RESTART_COUNT:-0}" -gt 0 ]; then payload+=(--resume); fi
 
-# --- the environment ---
-python=(/opt/dqk/bin/python)
-set -u
-
 # The job of an array has a name of its own, so that a requeue concerns it alone.
 job=$SLURM_JOB_ID
 if [ -n "${SLURM_ARRAY_JOB_ID:-}" ]; then job=${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}; fi
@@ -31,9 +27,8 @@ quit() {
   exit "$1"
 }
 
-ulimit -n "$(ulimit -Hn)"
-# srun takes the CPUs of a task from its own options alone.
-cpus=${SLURM_CPUS_PER_TASK:-$((SLURM_CPUS_ON_NODE / 1))}
+# Tasks get this script's environment, also where sbatch was told to take none along.
+unset SLURM_EXPORT_ENV
 
 # --- Slurm's warning, 120 s before the time limit: the program saves its state and ends ---
 warned=no
@@ -59,13 +54,21 @@ finish() {
   return "$code"
 }
 
+# --- the environment ---
+python=(/opt/dqk/bin/python)
+set -u
+ulimit -n "$(ulimit -Hn)"
+# srun takes the CPUs of a task from its own options alone.
+cpus=${SLURM_CPUS_PER_TASK:-$((SLURM_CPUS_ON_NODE / 1))}
+
 # --- Ray: a node of it on every node of the job, open to this job alone ---
 RAY_AUTH_MODE=token
 RAY_AUTH_TOKEN=$(od -An -N32 -tx1 /dev/urandom | tr -d ' \n')
 RAY_USAGE_STATS_ENABLED=0
 # Paths of sockets have at most 107 characters, 70 of which Ray adds.
 DQK_RAY_TEMP=/tmp/dqk-$SLURM_JOB_ID-$RANDOM
-export RAY_AUTH_MODE RAY_AUTH_TOKEN RAY_USAGE_STATS_ENABLED DQK_RAY_TEMP
+DQK_RAY_STEP=$run/ray-$job.step
+export RAY_AUTH_MODE RAY_AUTH_TOKEN RAY_USAGE_STATS_ENABLED DQK_RAY_TEMP DQK_RAY_STEP
 RAY_ADDRESS=$("${python[@]}" -m dqk.cluster.launchers.ray_node address) || quit 1
 export RAY_ADDRESS
 srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 --cpus-per-task="$cpus" \
@@ -77,20 +80,24 @@ if ! "${python[@]}" -m dqk.cluster.launchers.ray_node wait "$SLURM_JOB_NUM_NODES
 fi
 
 # --- the work ---
-srun --overlap --nodes=1 --ntasks=1 --nodelist="$SLURMD_NODENAME" --cpus-per-task="$cpus" \
-  "${python[@]}" -m dqk "${payload[@]}" &
-step=$!
-if [ "$warned" = yes ]; then kill -USR1 "$step"; fi
-finish "$step"
-code=$?
+code=138 # what the program ends with once it is warned
+if [ "$warned" = no ]; then
+  srun --overlap --nodes=1 --ntasks=1 --nodelist="$SLURMD_NODENAME" --cpus-per-task="$cpus" \
+    "${python[@]}" -m dqk "${payload[@]}" &
+  step=$!
+  finish "$step"
+  code=$?
+fi
 
-# Ray is this job's first step; nothing else is ended.
-scancel --signal=TERM "$SLURM_JOB_ID.0"
+# The step of Ray, and nothing else.
+scancel --signal=TERM "$SLURM_JOB_ID.$(cat "$DQK_RAY_STEP")"
 wait "$ray"
 
-# 138, or more where srun has ended tasks that were about to end.
-if [ "$warned" = yes ] && [ "$code" -gt 128 ]; then
-  echo "warned by Slurm: the state is saved, the job is queued again"
-  scontrol requeue "$job" && exit 138
+# Warned, or preempted: then Slurm sends SIGTERM to the steps, and the program ends with 143. A cancelled job does not get here.
+again=no
+if [ "$code" -eq 143 ]; then again=yes; fi
+if [ "$warned" = yes ] && [ "$code" -gt 128 ]; then again=yes; fi
+if [ "$again" = yes ] && [ "${SLURM_RESTART_COUNT:-0}" -lt 100 ]; then
+  scontrol requeue "$job" && echo "the state is saved, the job is queued again" && exit "$code"
 fi
 quit "$code"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # dqk gram X.npy -o 'K of X.zarr'
-# in one process. Written by `dqk launch slurm`; `sbatch` takes it again as it is.
+# in one process. Written by `dqk launch slurm`; change it as you like, `sbatch` takes it.
 #SBATCH --job-name=dqk-gram
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=1
@@ -19,10 +19,6 @@ run=/scratch/run
 payload=(gram X.npy -o 'K of X.zarr' --shard "$SLURM_ARRAY_TASK_ID/8")
 if [ "${SLURM_RESTART_COUNT:-0}" -gt 0 ]; then payload+=(--resume); fi
 
-# --- the environment ---
-python=(apptainer exec --bind /scratch dqk.sif /usr/bin/python3)
-set -u
-
 # The job of an array has a name of its own, so that a requeue concerns it alone.
 job=$SLURM_JOB_ID
 if [ -n "${SLURM_ARRAY_JOB_ID:-}" ]; then job=${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}; fi
@@ -32,9 +28,8 @@ quit() {
   exit "$1"
 }
 
-ulimit -n "$(ulimit -Hn)"
-# srun takes the CPUs of a task from its own options alone.
-cpus=${SLURM_CPUS_PER_TASK:-$((SLURM_CPUS_ON_NODE / 1))}
+# Tasks get this script's environment, also where sbatch was told to take none along.
+unset SLURM_EXPORT_ENV
 
 # --- Slurm's warning, 120 s before the time limit: the program saves its state and ends ---
 warned=no
@@ -60,11 +55,20 @@ finish() {
   return "$code"
 }
 
+# --- the environment ---
+python=(apptainer exec --bind /scratch dqk.sif /usr/bin/python3)
+set -u
+ulimit -n "$(ulimit -Hn)"
+# srun takes the CPUs of a task from its own options alone.
+cpus=${SLURM_CPUS_PER_TASK:-$((SLURM_CPUS_ON_NODE / 1))}
+
 # --- the work ---
-export DQK_THREADS=$cpus OMP_NUM_THREADS=$cpus
-srun --nodes=1 --ntasks=1 --cpus-per-task="$cpus" "${python[@]}" -m dqk "${payload[@]}" &
-step=$!
-if [ "$warned" = yes ]; then kill -USR1 "$step"; fi
-finish "$step"
-code=$?
+code=138 # what the program ends with once it is warned
+if [ "$warned" = no ]; then
+  export DQK_THREADS=$cpus OMP_NUM_THREADS=$cpus
+  srun --nodes=1 --ntasks=1 --cpus-per-task="$cpus" "${python[@]}" -m dqk "${payload[@]}" &
+  step=$!
+  finish "$step"
+  code=$?
+fi
 quit "$code"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # dqk train pos --data train.conllu --out runs/t --distributed
-# on ranks that share every batch. Written by `dqk launch slurm`; `sbatch` takes it again as it is.
+# on ranks that share every batch. Written by `dqk launch slurm`; change it as you like, `sbatch` takes it.
 #SBATCH --job-name=dqk-train
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=4
@@ -19,13 +19,6 @@ run=/scratch/run
 payload=(train pos --data train.conllu --out runs/t --distributed)
 if [ "${SLURM_RESTART_COUNT:-0}" -gt 0 ]; then payload+=(--resume runs/t); fi
 
-# --- the environment ---
-export TMPDIR=/tmp
-source /etc/profile.d/conda.sh
-conda activate dqk
-python=(python)
-set -u
-
 # The job of an array has a name of its own, so that a requeue concerns it alone.
 job=$SLURM_JOB_ID
 if [ -n "${SLURM_ARRAY_JOB_ID:-}" ]; then job=${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}; fi
@@ -35,9 +28,8 @@ quit() {
   exit "$1"
 }
 
-ulimit -n "$(ulimit -Hn)"
-# srun takes the CPUs of a task from its own options alone.
-cpus=${SLURM_CPUS_PER_TASK:-$((SLURM_CPUS_ON_NODE / 4))}
+# Tasks get this script's environment, also where sbatch was told to take none along.
+unset SLURM_EXPORT_ENV
 
 # --- Slurm's warning, 120 s before the time limit: the program saves its state and ends ---
 warned=no
@@ -63,18 +55,33 @@ finish() {
   return "$code"
 }
 
-# --- the work ---
-export DQK_THREADS=$cpus OMP_NUM_THREADS=$cpus
-srun --ntasks-per-node=4 --cpus-per-task="$cpus" --gpus-per-task=1 \
-  "${python[@]}" -m dqk "${payload[@]}" &
-step=$!
-if [ "$warned" = yes ]; then kill -USR1 "$step"; fi
-finish "$step"
-code=$?
+# --- the environment ---
+export TMPDIR=/tmp || quit 1
+source /etc/profile.d/conda.sh || quit 1
+conda activate dqk || quit 1
+python=(python)
+set -u
+ulimit -n "$(ulimit -Hn)"
+# srun takes the CPUs of a task from its own options alone.
+cpus=${SLURM_CPUS_PER_TASK:-$((SLURM_CPUS_ON_NODE / 4))}
 
-# 138, or more where srun has ended tasks that were about to end.
-if [ "$warned" = yes ] && [ "$code" -gt 128 ]; then
-  echo "warned by Slurm: the state is saved, the job is queued again"
-  scontrol requeue "$job" && exit 138
+# --- the work ---
+code=138 # what the program ends with once it is warned
+if [ "$warned" = no ]; then
+  export DQK_THREADS=$cpus OMP_NUM_THREADS=$cpus
+  unset SLURM_GPUS_PER_NODE # with a type of GPU it would contradict the next line
+  srun --ntasks-per-node=4 --cpus-per-task="$cpus" --gpus-per-task=1 \
+    "${python[@]}" -m dqk "${payload[@]}" &
+  step=$!
+  finish "$step"
+  code=$?
+fi
+
+# Warned, or preempted: then Slurm sends SIGTERM to the steps, and the program ends with 143. A cancelled job does not get here.
+again=no
+if [ "$code" -eq 143 ]; then again=yes; fi
+if [ "$warned" = yes ] && [ "$code" -gt 128 ]; then again=yes; fi
+if [ "$again" = yes ] && [ "${SLURM_RESTART_COUNT:-0}" -lt 100 ]; then
+  scontrol requeue "$job" && echo "the state is saved, the job is queued again" && exit "$code"
 fi
 quit "$code"
