@@ -1,5 +1,6 @@
 """Jobs on a real Slurm: what was launched computes what one process computes, goes on after a warning, and leaves nothing."""
 
+import contextlib
 import json
 import os
 import signal
@@ -228,3 +229,22 @@ def test_a_setup_that_fails(cluster: Slurm) -> None:
     samples(50)
     job = launch("gram X.npy -o K.zarr", site=Site(modules=("no such module",)), run="run")
     assert job.wait(LIMIT_S)[0].exit_code == 1 and not Path("K.zarr").exists()
+
+
+@pytest.mark.slow
+def test_a_ray_that_dies(cluster: Slurm) -> None:
+    """Ends the job with a word on how to go on, and nothing is left."""
+    samples(6000, 12)
+    job = launch("gram X.npy -o K.zarr --feature-map reuploading --executor ray", SlurmOptions(), run="run")
+    until(lambda: len(list(Path("K.zarr").glob("c/0/*"))) > 2, "tile")
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            mine = entry.name.isdigit() and f"SLURM_JOB_ID={job.job}".encode() in (
+                entry / "environ"
+            ).read_bytes().split(b"\0")
+            if mine and (entry / "cmdline").read_bytes().split(b"\0")[0].endswith(b"/raylet"):
+                os.kill(int(entry.name), signal.SIGKILL)
+    (task,) = job.wait(LIMIT_S)
+    assert task.exit_code not in (0, None) and "Ray has ended before its time" in job.logs()
+    assert "--resume" in job.logs()
+    until(lambda: not left_behind(job), "end of its processes")

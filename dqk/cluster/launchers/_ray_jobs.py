@@ -22,6 +22,13 @@ class RayJob(Handle):
 
     kind = "ray"
 
+    @staticmethod
+    def check(record: dict[str, Any]) -> None:
+        """Also that there is an address."""
+        Handle.check(record)
+        if not isinstance(record.get("address"), str):
+            raise ValueError(f"its address is {record.get('address')!r}")
+
     def status(self) -> list[Task]:
         """As the cluster knows it."""
         info = self._ask(lambda client: client.get_job_info(self.job))

@@ -73,6 +73,7 @@ class Handle(abc.ABC):
         try:
             record = json.loads(file.read_text())
             kind = {SlurmJob.kind: SlurmJob, RayJob.kind: RayJob}[record["kind"]]
+            kind.check(record)
         except FileNotFoundError as error:
             raise InvalidInputError(
                 f"{folder} is no run folder of `dqk launch` (there is no {_RECORD} in it); give the folder that it printed"
@@ -80,6 +81,15 @@ class Handle(abc.ABC):
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InvalidInputError(f"{file} cannot be read ({error}); look for the job with squeue instead") from error
         return kind(folder.absolute(), record)
+
+    @staticmethod
+    def check(record: dict[str, Any]) -> None:
+        """Raises ValueError if a record is not one that was written."""
+        payload = record.get("payload")
+        if not isinstance(payload, list) or not all(isinstance(word, str) for word in payload):
+            raise ValueError(f"its payload is {payload!r}")
+        if not isinstance(record.get("job"), str):
+            raise ValueError(f"its job is {record.get('job')!r}")
 
     @property
     def payload(self) -> Payload:
@@ -176,14 +186,33 @@ def free_folder(given: str | os.PathLike[str] | None, payload: Payload) -> Path:
         folder = Path("runs").absolute() / f"launch-{payload.command}-{time.strftime('%Y%m%d-%H%M%S')}"
         return folder.with_name(f"{folder.name}-{uuid.uuid4().hex[:4]}") if folder.exists() else folder
     folder = Path(given).absolute()
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InvalidInputError(f"the run folder {folder} exists and is not empty; choose another one")
+    try:  # a script alone is what a refused submission has left
+        if folder.exists() and (not folder.is_dir() or {entry.name for entry in folder.iterdir()} - {"job.sh"}):
+            raise InvalidInputError(f"the run folder {folder} exists and is not empty; choose another one")
+    except OSError as error:
+        raise InvalidInputError(
+            f"the run folder {folder} cannot be used: {error.strerror}; choose another one"
+        ) from error
     return folder
+
+
+def make_folder(folder: Path) -> None:
+    """Makes a run folder.
+
+    Raises:
+        InvalidInputError: if that is not possible.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InvalidInputError(
+            f"the run folder {folder} cannot be made: {error.strerror}; choose another one"
+        ) from error
 
 
 def write_record(folder: Path, record: dict[str, Any]) -> None:
     """Keeps what was handed in, all of it or nothing. Makes the folder if need be."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     temporary = folder / f".{_RECORD}.part"
     temporary.write_text(json.dumps(record, indent=1) + "\n")
     temporary.replace(folder / _RECORD)

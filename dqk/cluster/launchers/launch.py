@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dqk.cluster.launchers.handle import Handle, free_folder, write_record
+from dqk.cluster.launchers.handle import Handle, free_folder, make_folder, write_record
 from dqk.cluster.launchers.mpi import flavour
 from dqk.cluster.launchers.options import SlurmOptions
 from dqk.cluster.launchers.payload import Payload
@@ -52,7 +52,7 @@ def launch(
         >>> job = launch("gram X.npy -o K.zarr --executor mpi", SlurmOptions(nodes=4, time="2:00:00"))  # doctest: +SKIP
         >>> job.result()["digest"]  # doctest: +SKIP
     """
-    work = Payload.of(shlex.split(payload) if isinstance(payload, str) else payload)
+    work = Payload.of(_words(payload))
     if executor is not None:
         from dqk.cluster.launchers._submitit import hand_in
 
@@ -66,7 +66,7 @@ def launch(
     folder = free_folder(run, work)
     work = work.placed(folder)
     text = script_of(work, options, site, folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     script = folder / "job.sh"
     script.write_text(text)
     script.chmod(0o755)
@@ -80,6 +80,18 @@ def launch(
     }
     write_record(folder, record)
     return SlurmJob(folder, record)
+
+
+def _words(payload: str | Sequence[str]) -> Sequence[str]:
+    try:
+        words = shlex.split(payload) if isinstance(payload, str) else list(payload)
+    except (TypeError, ValueError) as error:
+        raise InvalidInputError(
+            f"payload is {payload!r}, expected a command line or a list of words ({error})"
+        ) from error
+    if not all(isinstance(word, str) for word in words):
+        raise InvalidInputError(f"payload is {payload!r}, expected words, all of them text")
+    return words
 
 
 def script_of(payload: Payload, options: SlurmOptions, site: Site, folder: Path) -> str:

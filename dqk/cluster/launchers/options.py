@@ -43,7 +43,7 @@ class SlurmOptions:
 
     def problems(self, payload: Payload, site: Site) -> list[str]:
         """Everything that is wrong with the options and with how they go with a payload."""
-        found = payload.problems()
+        found = payload.problems() + site.problems()
         for name, value, least in (
             ("--nodes", self.nodes, 1),
             ("--gpus-per-node", self.gpus_per_node, 0),

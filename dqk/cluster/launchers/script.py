@@ -57,7 +57,7 @@ finish() {
 }
 """
 
-_SETTINGS = r"""set -u
+_SETTINGS = r"""set -u +e # whatever the lines above have set
 ulimit -n "$(ulimit -Hn)"
 # srun takes the CPUs of a task from its own options alone.
 cpus=${SLURM_CPUS_PER_TASK:-$((SLURM_CPUS_ON_NODE / {tasks}))}
@@ -83,6 +83,16 @@ if ! "${python[@]}" -m dqk.cluster.launchers.ray_node wait "$SLURM_JOB_NUM_NODES
 fi
 """
 
+_WATCH = r"""
+  # Without Ray the program would wait for a minute, and end with less to say.
+  (
+    while kill -0 "$ray" 2>/dev/null; do sleep 2; done
+    echo "Ray has ended before its time, its log is $run/ray-$job.log; what is done can be gone on with by --resume" >&2
+    kill -USR1 "$step" 2>/dev/null
+  ) &
+  watch=$!
+"""
+
 _STEP = {
     "ray": r"""srun --overlap --nodes=1 --ntasks=1 --nodelist="$SLURMD_NODENAME" --cpus-per-task="$cpus" \
   "${python[@]}" -m dqk "${payload[@]}" &""",
@@ -97,6 +107,7 @@ srun --nodes=1 --ntasks=1 --cpus-per-task="$cpus" "${python[@]}" -m dqk "${paylo
 }
 
 _STOP_RAY = r"""
+if [ -n "${watch:-}" ]; then kill "$watch" 2>/dev/null; fi
 # The step of Ray, and nothing else.
 scancel --signal=TERM "$SLURM_JOB_ID.$(cat "$DQK_RAY_STEP")"
 wait "$ray"
@@ -175,7 +186,8 @@ def render(
     text += (
         f'code=138 # what the program ends with once it is warned\nif [ "$warned" = no ]; then\n{indent(step, "  ")}\n'
     )
-    text += '  step=$!\n  finish "$step"\n  code=$?\nfi\n'
+    text += "  step=$!\n" + (_WATCH.lstrip("\n") if engine == "ray" else "")
+    text += '  finish "$step"\n  code=$?\nfi\n'
     text += _STOP_RAY if engine == "ray" else ""
     if options.requeue and payload.goes_on:
         text += _REQUEUE.replace("{restarts}", str(_MOST_RESTARTS))

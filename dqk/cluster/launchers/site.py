@@ -12,6 +12,20 @@ from dqk.errors import InvalidInputError, unknown_name
 
 MPI_FLAVOURS = ("pmi2", "pmix", "cray_shasta", "none")
 _TEXTS = ("partition", "account", "qos", "constraint", "reservation", "gpu_type", "python", "venv", "container", "mpi")
+_OURS = {
+    *(
+        "--array",
+        "--chdir",
+        "--clusters",
+        "--gpus-per-node",
+        "--job-name",
+        "--no-requeue",
+        "--nodes",
+        "--ntasks-per-node",
+    ),
+    *("--open-mode", "--output", "--requeue", "--signal", "--time", "-D", "-J", "-M", "-N", "-a", "-o", "-t"),
+}
+"""Options of sbatch that the launcher goes by."""
 _LISTS = ("modules", "setup", "sbatch")
 
 
@@ -86,6 +100,19 @@ class Site:
         if problems:
             raise InvalidInputError(f"the site file {file}:\n" + "\n".join(problems))
         return cls(**given)
+
+    def problems(self) -> list[str]:
+        """What would make another script of it than was meant."""
+        found = [
+            f"the site's {directive!r} has a line break in it" for directive in self.directives() if "\n" in directive
+        ]
+        if self.mpi is not None and self.mpi not in MPI_FLAVOURS:
+            found.append(str(unknown_name("mpi", self.mpi, MPI_FLAVOURS)))
+        names = [option.partition("=")[0].strip() for option in self.sbatch]
+        taken = sorted({name for name in names if name in _OURS})
+        if taken:
+            found.append(f"the site's sbatch has {', '.join(taken)}, which dqk says itself; leave them out")
+        return found
 
     def directives(self) -> list[str]:
         """Its options of sbatch."""

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 from pathlib import Path
+from typing import Any
 
 from dqk.cluster.launchers.handle import Handle, Task
 from dqk.errors import ClusterError
@@ -29,6 +30,13 @@ class SlurmJob(Handle):
     """A job that sbatch took, or an array of them."""
 
     kind = "slurm"
+
+    @staticmethod
+    def check(record: dict[str, Any]) -> None:
+        """Also that the job is a number, which Slurm's commands are given."""
+        Handle.check(record)
+        if not record["job"].isdecimal() or not isinstance(record.get("array"), int | None):
+            raise ValueError(f"its job is {record['job']!r}, of an array of {record.get('array')!r}")
 
     def status(self) -> list[Task]:
         """As scontrol knows it; once Slurm has forgotten the job, as its exit codes and Slurm's accounting say."""
@@ -81,6 +89,9 @@ class SlurmJob(Handle):
 
     def cancel(self) -> None:
         """By scancel: SIGTERM, upon which a store or training run is left in good order."""
+        tasks = self.status()
+        if all(task.ended for task in tasks):
+            raise ClusterError(f"job {self.job} has ended already: {', '.join(sorted({task.state for task in tasks}))}")
         done = slurm("scancel", self.job)
         if done.returncode != 0:
             raise ClusterError(f"Slurm did not cancel job {self.job}: {done.stderr.strip()}")

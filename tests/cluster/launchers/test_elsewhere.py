@@ -115,9 +115,16 @@ def test_run_folders(tmp_path: Path) -> None:
     """That are none, damaged, or in use."""
     with pytest.raises(InvalidInputError, match=r"no run folder of `dqk launch`"):
         Handle.find(tmp_path)
-    (tmp_path / "launch.json").write_text('{"kind": "slurm"')
-    with pytest.raises(InvalidInputError, match="cannot be read"):
-        Handle.find(tmp_path)
+    for text in (
+        '{"kind": "slurm"',
+        '{"kind": "slurm"}',
+        '{"kind": "slurm", "job": "--user=root", "payload": []}',
+        '{"kind": "ray", "job": "a", "payload": ["gram"]}',
+        "[]",
+    ):
+        (tmp_path / "launch.json").write_text(text)
+        with pytest.raises(InvalidInputError, match="cannot be read"):
+            Handle.find(tmp_path)
     with pytest.raises(InvalidInputError, match="exists and is not empty"):
         launch("gram X.npy -o K.npy", run=tmp_path)
 

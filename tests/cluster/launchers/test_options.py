@@ -139,3 +139,28 @@ def test_the_flavour_of_mpi(library: str, expected: str, monkeypatch: pytest.Mon
     monkeypatch.setattr(mpi, "_known", lambda: ["none"])
     with pytest.raises(ClusterError, match="does not have"):
         mpi.flavour("python")
+
+
+@pytest.mark.parametrize(
+    ("site", "says"),
+    [
+        (Site(partition="a\nrm -rf ~"), "has a line break in it"),
+        (Site(sbatch=("--output=elsewhere", "-M other")), "--output"),
+        (Site(mpi="x; y"), "unknown mpi"),
+    ],
+)
+def test_sites_that_would_make_another_script(site: Site, says: str) -> None:
+    """Also those that are made in Python."""
+    (found,) = SlurmOptions().problems(Payload.of(["store", "info", "K.zarr"]), site)
+    assert says in found
+
+
+@pytest.mark.parametrize("payload", [5, ["gram", 5], "gram 'X.npy"])
+def test_what_is_no_command_line(payload: object) -> None:
+    with pytest.raises(InvalidInputError, match="payload is"):
+        launch(payload)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("words", ["gram X.npy -o K.zarr/", "gram X.npy -oK.zarr", "gram X.npy --out=K.zarr"])
+def test_spellings_of_a_store(words: str) -> None:
+    assert list(Payload.of(shlex.split(words)).again()) == ["--resume"]

@@ -61,7 +61,7 @@ module load gcc/13.2 || quit 1
 module load openmpi/5.0 || quit 1
 source /project/project_465000000/dqk/.venv/bin/activate || quit 1
 python=(python)
-set -u
+set -u +e # whatever the lines above have set
 ulimit -n "$(ulimit -Hn)"
 # srun takes the CPUs of a task from its own options alone.
 cpus=${SLURM_CPUS_PER_TASK:-$((SLURM_CPUS_ON_NODE / 8))}

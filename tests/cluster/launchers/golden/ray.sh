@@ -56,7 +56,7 @@ finish() {
 
 # --- the environment ---
 python=(/opt/dqk/bin/python)
-set -u
+set -u +e # whatever the lines above have set
 ulimit -n "$(ulimit -Hn)"
 # srun takes the CPUs of a task from its own options alone.
 cpus=${SLURM_CPUS_PER_TASK:-$((SLURM_CPUS_ON_NODE / 1))}
@@ -85,10 +85,18 @@ if [ "$warned" = no ]; then
   srun --overlap --nodes=1 --ntasks=1 --nodelist="$SLURMD_NODENAME" --cpus-per-task="$cpus" \
     "${python[@]}" -m dqk "${payload[@]}" &
   step=$!
+  # Without Ray the program would wait for a minute, and end with less to say.
+  (
+    while kill -0 "$ray" 2>/dev/null; do sleep 2; done
+    echo "Ray has ended before its time, its log is $run/ray-$job.log; what is done can be gone on with by --resume" >&2
+    kill -USR1 "$step" 2>/dev/null
+  ) &
+  watch=$!
   finish "$step"
   code=$?
 fi
 
+if [ -n "${watch:-}" ]; then kill "$watch" 2>/dev/null; fi
 # The step of Ray, and nothing else.
 scancel --signal=TERM "$SLURM_JOB_ID.$(cat "$DQK_RAY_STEP")"
 wait "$ray"

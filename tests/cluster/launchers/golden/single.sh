@@ -57,7 +57,7 @@ finish() {
 
 # --- the environment ---
 python=(apptainer exec --bind /scratch dqk.sif /usr/bin/python3)
-set -u
+set -u +e # whatever the lines above have set
 ulimit -n "$(ulimit -Hn)"
 # srun takes the CPUs of a task from its own options alone.
 cpus=${SLURM_CPUS_PER_TASK:-$((SLURM_CPUS_ON_NODE / 1))}

@@ -60,7 +60,7 @@ export TMPDIR=/tmp || quit 1
 source /etc/profile.d/conda.sh || quit 1
 conda activate dqk || quit 1
 python=(python)
-set -u
+set -u +e # whatever the lines above have set
 ulimit -n "$(ulimit -Hn)"
 # srun takes the CPUs of a task from its own options alone.
 cpus=${SLURM_CPUS_PER_TASK:-$((SLURM_CPUS_ON_NODE / 4))}
