@@ -156,12 +156,11 @@ def render(
                 f"the folder {str(path)!r} has a percent sign, double quote, backslash or line break in its name, which Slurm "
                 "reads otherwise; use another folder"
             )
-    engine, tasks = payload.engine, options.tasks(payload)
-    per_task = " --gpus-per-task=1" if options.gpus_per_node and engine in ("mpi", "torch") else ""
+    tasks = options.tasks(payload)
     head = [
         "#!/usr/bin/env bash",
         f"# {_comment(str(payload))}",
-        f"# {_WHAT[engine]}. Written by `dqk launch slurm`; change it as you like, `sbatch` takes it.",
+        f"# {_WHAT[payload.engine]}. Written by `dqk launch slurm`; change it as you like, `sbatch` takes it.",
         *(f"#SBATCH {word}" for word in _directives(payload, options, site, folder, workdir)),
         "",
         "# --- what runs, and how it goes on after a requeue ---",
@@ -178,20 +177,27 @@ def render(
         f"python=({_python(site, python)})",
     ]
     text = "\n".join(head) + "\n" + _START.replace("{signal_s}", str(options.signal_s)) + "\n".join(environment) + "\n"
-    text += _SETTINGS.replace("{tasks}", str(tasks)) + (_RAY if engine == "ray" else "") + "\n# --- the work ---\n"
-    fillings = {"mpi": mpi, "tasks": str(tasks), "gpus": per_task, "ungpu": _UNGPU if per_task else ""}
+    text += _SETTINGS.replace("{tasks}", str(tasks)) + _work(payload, options, mpi)
+    if options.requeue and payload.goes_on:
+        text += _REQUEUE.replace("{restarts}", str(_MOST_RESTARTS))
+    return text + 'quit "$code"\n'
+
+
+def _work(payload: Payload, options: SlurmOptions, mpi: str) -> str:
+    """What starts the program, and ends what it needs."""
+    engine = payload.engine
+    per_task = " --gpus-per-task=1" if options.gpus_per_node and engine in ("mpi", "torch") else ""
+    fillings = {"mpi": mpi, "tasks": str(options.tasks(payload)), "gpus": per_task, "ungpu": _UNGPU if per_task else ""}
     step = _STEP[engine]
     for name, value in fillings.items():
         step = step.replace(f"{{{name}}}", value)
+    text = (_RAY if engine == "ray" else "") + "\n# --- the work ---\n"
     text += (
         f'code=138 # what the program ends with once it is warned\nif [ "$warned" = no ]; then\n{indent(step, "  ")}\n'
     )
     text += "  step=$!\n" + (_WATCH.lstrip("\n") if engine == "ray" else "")
     text += '  finish "$step"\n  code=$?\nfi\n'
-    text += _STOP_RAY if engine == "ray" else ""
-    if options.requeue and payload.goes_on:
-        text += _REQUEUE.replace("{restarts}", str(_MOST_RESTARTS))
-    return text + 'quit "$code"\n'
+    return text + (_STOP_RAY if engine == "ray" else "")
 
 
 def _directives(payload: Payload, options: SlurmOptions, site: Site, folder: Path, workdir: Path) -> list[str]:
