@@ -248,3 +248,17 @@ def test_a_ray_that_dies(cluster: Slurm) -> None:
     assert task.exit_code not in (0, None) and "Ray has ended before its time" in job.logs()
     assert "--resume" in job.logs()
     until(lambda: not left_behind(job), "end of its processes")
+
+
+@pytest.mark.slow
+def test_training_by_ray_and_by_mpi(cluster: Slurm, tmp_path: Path) -> None:
+    """Ranks that Ray starts inside the job, and kernel values from MPI ranks; the accuracy of one process."""
+    corpus = write_corpus(tmp_path / "corpus.conllu", 40, clauses=3, names=0.4)
+    sizes = "--embedding-dim 6 --hidden-dim 5 --n-qubits 2 --n-references 3 --epochs 3 --dtype float64 --json"
+    words = ["train", "pos", "--data", str(corpus), *sizes.split()]
+    alone = json.loads(subprocess.run([sys.executable, "-m", "dqk", *words], capture_output=True, check=True).stdout)
+    for k, more in enumerate(
+        (["--distributed", "--launcher", "ray", "--ranks", "2"], ["--executor", "mpi", "--farm", "always"])
+    ):
+        found = launch([*words, *more], SlurmOptions(nodes=2), run=f"run{k}").result(LIMIT_S)
+        assert found is not None and found["loss"] == pytest.approx(alone["loss"], rel=1e-9)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import submitit
 import yaml
 
 from dqk import FidelityKernel, gram
@@ -94,7 +95,6 @@ def test_what_a_ray_cluster_is_not_given() -> None:
 
 def test_submitit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its local executor, with a job that succeeds and one that fails."""
-    submitit = pytest.importorskip("submitit")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     np.save("X.npy", np.random.default_rng(0).uniform(-1, 1, (40, 3)))
