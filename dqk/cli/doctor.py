@@ -12,7 +12,6 @@ from typing import Annotated, Any
 import typer
 
 from dqk.cli.output import print_json, stderr, stdout, table
-from dqk.cluster.launchers.mpi import mpi_library
 from dqk.errors import ClusterError, InvalidInputError
 
 _MIB = 2**20
@@ -138,6 +137,8 @@ def _mpi() -> dict[str, Any]:
     if version is None:
         why = "not installed: pip install 'dqk[mpi]' with the MPI module of a cluster, 'dqk[mpi-local]' on a laptop"
         return {"available": False, "why": why}
+    from dqk.cluster.launchers.mpi import mpi_library
+
     try:
         library = mpi_library(sys.executable)
     except ClusterError as error:

@@ -11,6 +11,7 @@ import pytest
 from dqk import _calibration
 from dqk.cli import doctor as module
 from dqk.cli import main
+from dqk.cluster.launchers import mpi
 from tests.requirements import require
 
 
@@ -71,9 +72,9 @@ def test_mpi_library_is_named():
     ],
 )
 def test_an_mpi_library_that_does_not_work_is_a_fact_not_a_crash(monkeypatch, code, says):
-    monkeypatch.setattr(module, "_MPI_LIBRARY", code)
+    monkeypatch.setattr(mpi, "_LIBRARY", code)
     if "sleep" in code:
-        monkeypatch.setattr(module, "_PROBE_S", 0.2)
+        monkeypatch.setattr(mpi, "_PATIENCE_S", 0.2)
     monkeypatch.setattr(module, "_version", lambda package: "4.1")
     found = module._mpi()
     assert not found["available"] and says in found["why"]
