@@ -53,7 +53,7 @@ MinJobAge=3600
 GresTypes=gpu
 NodeName=DEFAULT CPUs={cpus} RealMemory=4000 State=UNKNOWN Gres=gpu:tesla:{gpus}
 {nodes}
-PartitionName=main Nodes=ALL Default=YES MaxTime=60 State=UP
+PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 """
 
 
