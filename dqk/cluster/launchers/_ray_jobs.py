@@ -8,9 +8,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from dqk.cluster.launchers.handle import Handle, Task, free_folder, write_record
+from dqk.cluster.launchers.handle import Handle, Task, free_folder, refuse, write_record
 from dqk.cluster.launchers.payload import Payload
-from dqk.errors import BackendUnavailableError, ClusterError, InvalidInputError
+from dqk.errors import BackendUnavailableError, ClusterError
 
 _EXCLUDED = [".git", ".venv", "runs", "__pycache__"]
 _ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
@@ -79,7 +79,7 @@ def client_of(address: str) -> Any:
         ) from error
 
 
-def hand_in(payload: Payload, address: str, run: str | os.PathLike[str] | None, workdir: Path | None = None) -> RayJob:
+def hand_in(payload: Payload, address: str, run: str | os.PathLike[str] | None) -> RayJob:
     """Submits a command of dqk; see `launch`. Paths in it are looked for in a copy of this folder, unless they are absolute."""
     problems = payload.problems()
     if not address.startswith(("http://", "https://")):
@@ -93,12 +93,11 @@ def hand_in(payload: Payload, address: str, run: str | os.PathLike[str] | None, 
             f"--out {payload.out}: the cluster works in a copy of this folder, which it removes; give an absolute path that the "
             "cluster's machines share"
         )
-    if problems:
-        raise InvalidInputError("this job cannot be launched:\n" + "\n".join(problems))
+    refuse(problems)
     client, folder = client_of(address), free_folder(run, payload)
     passed = {name: value for name, value in os.environ.items() if name.startswith(_PASSED_ON)}
     environment = {
-        "working_dir": str(workdir or Path.cwd()),
+        "working_dir": str(Path.cwd()),
         "excludes": _EXCLUDED,
         "env_vars": {**passed, "RAY_ADDRESS": "auto"},
     }
@@ -110,13 +109,5 @@ def hand_in(payload: Payload, address: str, run: str | os.PathLike[str] | None, 
         )
     except (RuntimeError, ValueError, OSError) as error:
         raise ClusterError(f"the Ray at {address} did not take the job: {error}") from error
-    record = {
-        "kind": RayJob.kind,
-        "job": job,
-        "address": address,
-        "payload": list(payload.words),
-        "engine": payload.engine,
-        "submitted": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-    }
-    write_record(folder, record)
+    record = write_record(folder, RayJob.kind, job, payload, address=address)
     return RayJob(folder, record)

@@ -5,12 +5,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from typing import Any
 
-from dqk.cluster.launchers.handle import Handle, Task, free_folder, write_record
+from dqk.cluster.launchers.handle import Handle, Task, free_folder, refuse, write_record
 from dqk.cluster.launchers.payload import Payload
-from dqk.errors import InvalidInputError
 
 _ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "OUT_OF_MEMORY", "NODE_FAIL", "FINISHED", "INTERRUPTED")
 
@@ -62,16 +60,8 @@ def hand_in(payload: Payload, executor: Any, run: str | os.PathLike[str] | None)
         problems.append(f"executor is {executor!r}, expected one of submitit, such as submitit.AutoExecutor('logs')")
     if payload.engine == "ray":
         problems.append(f"{payload}: submitit starts no Ray; launch without executor=, or use --executor mpi")
-    if problems:
-        raise InvalidInputError("this job cannot be launched:\n" + "\n".join(problems))
+    refuse(problems)
     folder = free_folder(run, payload)
     job = executor.submit(run_dqk, payload.words)
-    record = {
-        "kind": SubmititJob.kind,
-        "job": str(job.job_id),
-        "payload": list(payload.words),
-        "engine": payload.engine,
-        "submitted": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-    }
-    write_record(folder, record)
+    record = write_record(folder, SubmititJob.kind, str(job.job_id), payload)
     return SubmititJob(folder, record, job)

@@ -210,9 +210,18 @@ def make_folder(folder: Path) -> None:
         ) from error
 
 
-def write_record(folder: Path, record: dict[str, Any]) -> None:
-    """Keeps what was handed in, all of it or nothing. Makes the folder if need be."""
+def refuse(problems: list[str]) -> None:
+    """Raises InvalidInputError with all of them, if there are any."""
+    if problems:
+        raise InvalidInputError("this job cannot be launched:\n" + "\n".join(problems))
+
+
+def write_record(folder: Path, kind: str, job: str, payload: Payload, **more: Any) -> dict[str, Any]:
+    """Keeps what was handed in, all of it or nothing, and gives it back. Makes the folder if need be."""
+    words, submitted = list(payload.words), time.strftime("%Y-%m-%dT%H:%M:%S%z")
+    record = {"kind": kind, "job": job, **more, "payload": words, "engine": payload.engine, "submitted": submitted}
     make_folder(folder)
     temporary = folder / f".{_RECORD}.part"
     temporary.write_text(json.dumps(record, indent=1) + "\n")
     temporary.replace(folder / _RECORD)
+    return record

@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dqk.cluster.launchers.handle import Handle, free_folder, make_folder, write_record
+from dqk.cluster.launchers.handle import Handle, free_folder, make_folder, refuse, write_record
 from dqk.cluster.launchers.mpi import flavour
 from dqk.cluster.launchers.options import SlurmOptions
 from dqk.cluster.launchers.payload import Payload
@@ -70,15 +69,7 @@ def launch(
     script = folder / "job.sh"
     script.write_text(text)
     script.chmod(0o755)
-    record = {
-        "kind": SlurmJob.kind,
-        "job": submit(script),
-        "array": options.array,
-        "payload": list(work.words),
-        "engine": work.engine,
-        "submitted": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-    }
-    write_record(folder, record)
+    record = write_record(folder, SlurmJob.kind, submit(script), work, array=options.array)
     return SlurmJob(folder, record)
 
 
@@ -96,9 +87,7 @@ def _words(payload: str | Sequence[str]) -> Sequence[str]:
 
 def script_of(payload: Payload, options: SlurmOptions, site: Site, folder: Path) -> str:
     """The batch script for a run folder; see `launch`."""
-    problems = options.problems(payload, site)
-    if problems:
-        raise InvalidInputError("this job cannot be launched:\n" + "\n".join(problems))
+    refuse(options.problems(payload, site))
     python = site.python or (f"{site.venv}/bin/python" if site.venv else sys.executable)
     mpi = (site.mpi or flavour(python)) if payload.engine == "mpi" else "none"
     return render(payload, options, site, folder, Path.cwd(), sys.executable, mpi)
