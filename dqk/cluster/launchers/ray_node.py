@@ -28,6 +28,7 @@ from dqk.errors import ClusterError, DQKError
 _PATIENCE_S = 180.0
 _POLL_S = 0.2
 _PARTING_S = 10.0
+_TRIES = 3
 
 
 def address() -> str:
@@ -66,16 +67,35 @@ def start() -> int:
         Path(os.environ["DQK_RAY_STEP"]).write_text(os.environ["SLURM_STEP_ID"])
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     environment["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"] = "0"  # the work is over when Ray is ended
-    node = subprocess.Popen(command, env=environment)
+    environment["RAY_prestart_worker_first_driver"] = "0"  # our workers have environments of their own, so these would idle
+    return _run(command, environment)
+
+
+def _run(command: list[str], environment: dict[str, str]) -> int:
+    """Until it ends; once more where it fails at once, for Ray gives a node half a minute, which a busy file system may use up."""
+    node = None
+    ended = False
 
     def end(number: int, frame: FrameType | None) -> None:
-        node.terminate()
-        threading.Timer(_PARTING_S, node.kill).start()
+        nonlocal ended
+        ended = True
+        if node is not None:
+            node.terminate()
+            threading.Timer(_PARTING_S, node.kill).start()
 
     signal.signal(signal.SIGTERM, end)
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # Slurm's warning is for the program; Ray would end
+    deadline = time.monotonic() + _PATIENCE_S
     try:
-        return node.wait()
+        for left in range(_TRIES - 1, -1, -1):
+            node = subprocess.Popen(command, env=environment)
+            if ended:  # between the tries
+                node.terminate()
+            code = node.wait()
+            if code == 0 or ended or not left or time.monotonic() > deadline:
+                break
+            print(f"Ray did not start on {socket.gethostname()} (exit code {code}); trying again", file=sys.stderr)
+        return code
     finally:
         shutil.rmtree(_temp(), ignore_errors=True)
 
