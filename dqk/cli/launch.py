@@ -132,8 +132,12 @@ def logs(run: _RUN, follow: _FOLLOW = False) -> None:
     job = _find(run)
     if follow:
         _follow(job)
-    else:
-        sys.stdout.write(job.logs())
+        return
+    text = job.logs()
+    sys.stdout.write(text)
+    if not text:
+        states = ", ".join(f"{task.job} {task.state}" for task in job.status())
+        stderr().print(f"nothing is written yet: {states}", markup=False)
 
 
 @app.command(epilog="Example: dqk launch cancel runs/launch-gram-20260131-120000")

@@ -262,3 +262,35 @@ def test_training_by_ray_and_by_mpi(cluster: Slurm, tmp_path: Path) -> None:
     ):
         found = launch([*words, *more], SlurmOptions(nodes=2), run=f"run{k}").result(LIMIT_S)
         assert found is not None and found["loss"] == pytest.approx(alone["loss"], rel=1e-9)
+
+
+def test_what_slurm_has_forgotten_is_known_by_its_exit_code_or_from_the_accounting(cluster: Slurm) -> None:
+    """Slurm forgets a job minutes after its end; the run folder does not."""
+    samples(20)
+    job = launch("gram X.npy -o K.zarr", SlurmOptions(cpus_per_task=1), run="run")
+    job.result(LIMIT_S)
+    record = json.loads(Path("run/launch.json").read_text())
+    Path("run/launch.json").write_text(json.dumps({**record, "job": "4000000"}))
+    (task,) = Handle.find("run").status()
+    assert (task.state, task.ended, task.exit_code) == ("FORGOTTEN", True, None)
+    for code, state in ((0, "COMPLETED"), (3, "FAILED")):
+        Path("run/exit-4000000").write_text(f"{code}\n")
+        (task,) = Handle.find("run").status()
+        assert (task.state, task.ended, task.exit_code) == (state, True, code)
+    Path("run/exit-4000000").unlink()
+    Path("bin").mkdir()
+    Path("bin/sacct").write_text("#!/bin/sh\n[ \"$5\" = 4000000 ] && echo 'TIMEOUT'\n")  # this Slurm keeps no accounts
+    Path("bin/sacct").chmod(0o755)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", f"{Path('bin').absolute()}:{os.environ['PATH']}")
+        assert [task.state for task in Handle.find("run").status()] == ["TIMEOUT"]
+    Path("run/launch.json").write_text(json.dumps({**record, "job": "4000000", "array": 2}))
+    assert [task.job for task in Handle.find("run").status()] == ["4000000_1", "4000000_2"]
+
+
+def test_the_log_of_a_job_that_waits(cluster: Slurm) -> None:
+    samples(20)
+    job = launch("gram X.npy -o K.zarr", SlurmOptions(cpus_per_task=1), Site(options=("begin=now+1hour",)), run="run")
+    done = subprocess.run([sys.executable, "-m", "dqk", "launch", "logs", "run"], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "") and f"nothing is written yet: {job.job} PENDING" in done.stderr
+    job.cancel()

@@ -67,7 +67,7 @@ def start() -> int:
         Path(os.environ["DQK_RAY_STEP"]).write_text(os.environ["SLURM_STEP_ID"])
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     environment["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"] = "0"  # the work is over when Ray is ended
-    environment["RAY_prestart_worker_first_driver"] = "0"  # our workers have environments of their own, so these would idle
+    environment["RAY_prestart_worker_first_driver"] = "0"  # they would idle: ours have environments of their own
     return _run(command, environment)
 
 
