@@ -71,11 +71,28 @@ class _PoolEngine:
     def fidelity(
         self, backend: str | Backend, circuit: Circuit, ax: Tensor, ay: Tensor | None, shared: Tensor, log: bool
     ) -> Any:
-        """By tiles on workers, see `dqk._pooled`; gives a `StoredGram` where there is a destination."""
+        """By tiles on workers, see `dqk._pooled`; gives a `StoredGram` where there is a destination.
+
+        What a device measures goes there in jobs, see `dqk._sampled`.
+        """
+        measured = sampled_job_of(backend, circuit, self.shots, self.seed, self.executor)
+        if measured is not None:
+            return self._measured(measured, ax, ay, shared, log)
+        if isinstance(self.shots, ShotPlan):
+            self.shots = self.shots.shots
         job = job_of(backend, circuit, log, self.shots, self.seed)
         if self.destination is None:
             return pooled_fidelity(job, self.executor, ax, ay, shared, self.observers)
         return stored_fidelity(job, self.executor, ax, ay, shared, self.observers, self.destination, self.about)
+
+    def _measured(self, job: SampledJob, ax: Tensor, ay: Tensor | None, shared: Tensor, log: bool) -> Any:
+        if log:
+            raise UnsupportedError(_NO_LOG)
+        if self.destination is not None:
+            place = self.destination, self.about
+            return stored_sampled(job, self.executor, ax, ay, shared, self.observers, *place)
+        values, self.std_error = sampled_fidelity(job, self.executor, ax, ay, shared, self.observers)
+        return values
 
     def expectations(
         self, backend: str | Backend, circuit: Circuit, ax: Tensor, observables: Sequence[str], shared: Tensor

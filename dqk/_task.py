@@ -23,12 +23,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dqk._entries import run_entries
 from dqk._resources import cpu_threads, memory_bound, one_blas_thread
 from dqk._wire import pack, unpack
 from dqk.backends.base import EncodingBackend, mirror
 from dqk.backends.resolve import resolve
 from dqk.circuit import Circuit
-from dqk.errors import MemoryBoundError, StoreError, UnsupportedError
+from dqk.errors import MemoryBoundError, StoreError, UnsupportedError, cause
 from dqk.store import TileWriter
 
 Arrays = Mapping[str, np.ndarray]
@@ -48,7 +49,7 @@ def run_task(
     """Runs one task inside a worker.
 
     Args:
-        task: a message of `dqk._wire.pack` whose document has a `kind`: `probe`, `tiles`, `strips` or `rows`.
+        task: a message of `dqk._wire.pack` whose document has a `kind`: `probe`, `tiles`, `strips`, `rows` or `entries`.
         arrays: what was shipped to this worker, by digest.
         gate: held while the task computes, not while it waits for a disk: a worker runs twice as many tasks as it has slots, and
             its gate admits as many as it has slots.
@@ -65,6 +66,7 @@ def run_task(
         "tiles": _tiles,
         "strips": _strips,
         "rows": _rows,
+        "entries": run_entries,
     }
     if header.get("kind") not in kinds:
         raise UnsupportedError(
@@ -73,11 +75,6 @@ def run_task(
     with gate, torch.no_grad(), one_blas_thread():
         result = kinds[header["kind"]](header, extra, arrays)
     return result if isinstance(result, bytes) else result()
-
-
-def cause(error: BaseException) -> str:
-    """An exception as one line, for a message from another process."""
-    return f"{type(error).__name__}: {error}"
 
 
 def _probe(header: Header, extra: Arrays, arrays: Mapping[str, Arrays]) -> bytes:

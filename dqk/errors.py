@@ -70,6 +70,11 @@ def exit_code(error: BaseException) -> int:
     return 2 if isinstance(error, InvalidInputError) and not isinstance(error, DataFileError) else 1
 
 
+def cause(error: BaseException) -> str:
+    """An exception as one line, for a message from another process."""
+    return f"{type(error).__name__}: {error}"
+
+
 def unknown_name(what: str, given: object, known: Iterable[str]) -> InvalidInputError:
     """An error for a name that is not in a list, with the nearest known name if there is one.
 

@@ -32,11 +32,11 @@ import numpy as np
 import torch
 
 import dqk.errors
-from dqk._task import cause, run_task
+from dqk._task import run_task
 from dqk._wire import pack, unpack
 from dqk.cluster._mpi_session import Kind, Message, Session, Waiting, broadcast, end_job, load_mpi
 from dqk.cluster.base import Arrays, Buffer, Done, Failed, Joined, PoolEvent, Worker, WorkerPool
-from dqk.errors import ClusterError, DQKError
+from dqk.errors import ClusterError, DQKError, cause
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 import dqk
-from dqk._task import cause, run_task
+from dqk._task import run_task
 from dqk.cluster.base import Arrays
+from dqk.errors import cause
 
 
 class RayWorker:

@@ -125,6 +125,10 @@ class WorkerPool(abc.ABC):
         """Whether this is a forked child's copy of an open pool: the workers are the parent's."""
         return self._process not in (0, os.getpid())
 
+    def backend_of(self, worker: str) -> str | None:
+        """Name of the backend that this worker alone uses, such as its quantum processor; None for what tasks say."""
+        return None
+
     @abc.abstractmethod
     def start(self) -> None:
         """Starts the workers; their `Joined` events come from `poll`, now or later.

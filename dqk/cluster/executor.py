@@ -24,10 +24,10 @@ from pathlib import Path
 
 import torch
 
-from dqk._task import cause, run_task
+from dqk._task import run_task
 from dqk.cluster.base import Arrays, Done, Failed, Joined, Lost, PoolEvent, Worker, WorkerPool
 from dqk.cluster.mapped import map_arrays, read_arrays, write_arrays
-from dqk.errors import ClusterError, InvalidInputError
+from dqk.errors import ClusterError, InvalidInputError, cause
 
 
 def from_executor(executor: Executor, workers: int | None = None) -> ExecutorPool:

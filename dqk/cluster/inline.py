@@ -10,8 +10,9 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 from dqk._resources import cpu_threads
-from dqk._task import cause, forget, run_task
+from dqk._task import forget, run_task
 from dqk.cluster.base import Arrays, Done, Failed, Joined, PoolEvent, Worker, WorkerPool
+from dqk.errors import cause
 
 
 class InlinePool(WorkerPool):

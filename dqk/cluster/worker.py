@@ -15,8 +15,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from dqk._task import cause, run_task
+from dqk._task import run_task
 from dqk.cluster.base import Arrays
+from dqk.errors import cause
 from dqk.cluster.channel import Channel, Kind
 from dqk.cluster.mapped import map_arrays
 

@@ -18,6 +18,9 @@ from dqk.errors import InvalidInputError, StoreError
 from dqk.store.fingerprint import Fingerprint
 
 DESCRIPTION = "zarr.json"
+BESIDE = ("std_error", "low", "high", "shots")
+"""Arrays beside a measured matrix, each in a folder of the store: standard errors, 95 % bounds (Wilson), measurements."""
+
 _TEMPORARY = "tmp"
 _SYNCS = 4  # at once
 
@@ -69,7 +72,7 @@ def syncing(paths: Collection[Path]) -> Iterator[None]:
 def describe(store: Path, fingerprint: Fingerprint) -> None:
     """Writes the array's zarr metadata, with the fingerprint in its attributes, atomically and durably."""
     grid = fingerprint.grid
-    document = {
+    document: dict[str, Any] = {
         "zarr_format": 3,
         "node_type": "array",
         "shape": list(grid.shape),
@@ -81,11 +84,19 @@ def describe(store: Path, fingerprint: Fingerprint) -> None:
         "attributes": {"dqk": {"format": 1, "fingerprint": fingerprint.to_dict()}},
         "storage_transformers": [],
     }
-    fresh = store / f".{DESCRIPTION}.tmp"
+    if fingerprint.sampling is not None:
+        for name in BESIDE:
+            (store / name).mkdir(exist_ok=True)
+            _write_description(store / name, {**document, "attributes": {}})
+    _write_description(store, document)
+
+
+def _write_description(folder: Path, document: dict[str, Any]) -> None:
+    fresh = folder / f".{DESCRIPTION}.tmp"
     fresh.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     sync(fresh)
-    fresh.replace(store / DESCRIPTION)
-    sync(store)
+    fresh.replace(folder / DESCRIPTION)
+    sync(folder)
 
 
 def read_description(store: Path) -> Fingerprint:

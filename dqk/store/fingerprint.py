@@ -32,6 +32,7 @@ class Fingerprint:
         n_rows: N.
         n_columns: M.
         about: what it is, for people; may differ.
+        sampling: how a device measures; None if none does.
         row_angles: data angles of the rows, by which growth is checked; not kept in the store.
         column_angles: the same for columns.
     """
@@ -50,6 +51,7 @@ class Fingerprint:
     n_rows: int
     n_columns: int
     about: str = ""
+    sampling: Mapping[str, Any] | None = None
     row_angles: np.ndarray | None = field(default=None, repr=False, compare=False)
     column_angles: np.ndarray | None = field(default=None, repr=False, compare=False)
 
@@ -67,6 +69,7 @@ class Fingerprint:
         shots: int | None = None,
         seed: int | None = None,
         about: str = "",
+        sampling: Mapping[str, Any] | None = None,
     ) -> Fingerprint:
         """The fingerprint of a problem.
 
@@ -81,6 +84,7 @@ class Fingerprint:
             shots: see the class.
             seed: see the class.
             about: see the class.
+            sampling: see the class.
         """
         others = ax if ay is None else ay
         return cls(
@@ -98,6 +102,7 @@ class Fingerprint:
             n_rows=len(ax),
             n_columns=len(others),
             about=about,
+            sampling=sampling,
             row_angles=ax,
             column_angles=others,
         )
@@ -132,7 +137,7 @@ class Fingerprint:
         """Why work on `new` cannot go on in a store of this one; empty if it can: the same problem, or more samples of it."""
         found = [
             f"{name} is {getattr(self, name)!r} there, {getattr(new, name)!r} now"
-            for name in ("backend", "dtype", "side", "log", "symmetric", "shots", "seed")
+            for name in ("backend", "dtype", "side", "log", "symmetric", "shots", "seed", "sampling")
             if getattr(self, name) != getattr(new, name)
         ]
         found += _circuit_conflicts(self.circuit, new.circuit)

@@ -15,9 +15,9 @@ import numpy as np
 from dqk._failpoint import failpoint
 from dqk._lease import Lease
 from dqk.errors import InvalidInputError, StoreError
-from dqk.store import journal, leases
+from dqk.store import jobs, journal, leases
 from dqk.store.digests import class_id, numeric_class
-from dqk.store.files import DESCRIPTION, describe, explained, read_description, sync, temporary_folder
+from dqk.store.files import BESIDE, DESCRIPTION, describe, explained, read_description, sync, temporary_folder
 from dqk.store.fingerprint import Fingerprint
 from dqk.store.journal import Tile
 from dqk.store.state import State, load
@@ -122,11 +122,13 @@ class GramStore:
         """A writer with a journal of its own, under this store's lease."""
         return TileWriter(self.path, name, self.lease)
 
-    def commit(self, tiles: Sequence[tuple[int, int, np.ndarray]]) -> list[str]:
+    def commit(
+        self, tiles: Sequence[tuple[int, int, np.ndarray]], beside: Sequence[Mapping[str, np.ndarray]] = ()
+    ) -> list[str]:
         """Commits tiles from this process, see `TileWriter.commit`; they are then `done`."""
         if self._writer is None:
             self._writer = self.writer("driver" if self.shard is None else "driver-{}-of-{}".format(*self.shard))
-        digests = self._writer.commit(tiles)
+        digests = self._writer.commit(tiles, beside)
         self.record((row, column, digest) for (row, column, _), digest in zip(tiles, digests, strict=True))
         return digests
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from dqk._resources import require_memory
 from dqk.errors import StoreError
-from dqk.store.files import DESCRIPTION, chunk_path, explained, read_description, sync
+from dqk.store.files import BESIDE, DESCRIPTION, chunk_path, explained, read_description, sync
 from dqk.store.fingerprint import Fingerprint
 from dqk.store.state import State, load
 
@@ -85,6 +85,25 @@ class StoredGram:
             raise StoreError(
                 f"{self.path / DESCRIPTION} is damaged: {error!r}; restore it from a copy, or compute the store again"
             ) from error
+
+    def beside(self, name: str) -> Any:
+        """What a measured matrix has beside its entries, a zarr array of shape (N, M).
+
+        Args:
+            name: `std_error`; `low` or `high`, bounds of 95 % (Wilson); `shots`.
+
+        Raises:
+            StoreError: if the matrix was not measured by a device.
+        """
+        import zarr
+
+        if self.fingerprint.sampling is None or name not in BESIDE:
+            raise StoreError(
+                f"{self.path} has no {name!r}: "
+                + ("its entries are exact" if self.fingerprint.sampling is None else f"it has {', '.join(BESIDE)}")
+            )
+        with explained(f"read {name} of {self.path}", "check its permissions"):
+            return zarr.open_array(self.path / name, mode="r")
 
     def __getitem__(self, key: Any) -> Any:
         with explained(f"read {self.path}", "check the disk, then run: dqk store verify"):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -47,11 +47,14 @@ class TileWriter:
         self._journal: Path | None = None
         self._token = uuid.uuid4().hex[:12]
 
-    def commit(self, tiles: Sequence[tuple[int, int, np.ndarray]]) -> list[str]:
+    def commit(
+        self, tiles: Sequence[tuple[int, int, np.ndarray]], beside: Sequence[Mapping[str, np.ndarray]] = ()
+    ) -> list[str]:
         """Makes tiles durable, all in one go: many small tiles in one commit cost less than each alone.
 
         Args:
             tiles: (row, column, values), values of shape (rows of the tile, columns of the tile) in the store's precision.
+            beside: for each tile, what belongs beside it, by the names in `BESIDE`, of the same shape; nothing if left out.
 
         Returns:
             The digest of each tile.
@@ -68,7 +71,7 @@ class TileWriter:
         advice = "make room or repair the disk, then go on with --resume (resume=True)"
         with explained(f"write {first} of {self.path}", advice):
             try:
-                return self._commit(tiles)
+                return self._commit(tiles, beside)
             except BaseException as error:
                 self._abandon()
                 if isinstance(error, OSError):  # a driver that took over has removed the temporary files
@@ -100,13 +103,16 @@ class TileWriter:
                 + "; the tiles that it has just computed are dropped"
             )
 
-    def _commit(self, tiles: Sequence[tuple[int, int, np.ndarray]]) -> list[str]:
+    def _commit(
+        self, tiles: Sequence[tuple[int, int, np.ndarray]], beside: Sequence[Mapping[str, np.ndarray]]
+    ) -> list[str]:
         failpoint("before_chunk")
         moves: list[tuple[Path, Path]] = []
-        for row, column, values in tiles:
-            for place in self.grid.places(row, column):
-                data = self.grid.encode(values if place == (row, column) else values.T)
-                moves.append((self._write(len(moves), data), chunk_path(self.path, *place)))
+        for k, (row, column, values) in enumerate(tiles):
+            for name, part in {"": values, **(beside[k] if beside else {})}.items():
+                for place in self.grid.places(row, column):
+                    data = self.grid.encode(part if place == (row, column) else part.T)
+                    moves.append((self._write(len(moves), data), chunk_path(self.path / name, *place)))
         failpoint("after_write")
         folders = {final.parent for _, final in moves}
         with syncing([temporary for temporary, _ in moves]):  # the disk works meanwhile
@@ -146,8 +152,9 @@ class TileWriter:
         fresh = folders - self._folders
         if fresh:
             for folder in fresh:
-                folder.mkdir(exist_ok=True)
-            sync(self.path / "c")
+                folder.mkdir(parents=True, exist_ok=True)
+            for parent in {folder.parent for folder in fresh}:
+                sync(parent)
             self._folders |= fresh
 
     def _append(self, lines: str) -> None:

@@ -1,0 +1,295 @@
+"""Circuits to devices, in jobs: what a kernel matrix, a time step or a gradient asks a quantum processor for.
+
+Rows are cut into jobs in the order in which they come, as many in each as the device takes, so that which circuit is in which
+job, and its seed, depend on the problem alone: not on the number of devices, nor on what was done before a crash.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from dqk._entries import named
+from dqk._pooled import Executor, digest_of, shipped
+from dqk._run import Observer, Work, run
+from dqk._wire import pack
+from dqk.backends.sampled import DeviceLimits, SampledBackend
+from dqk.circuit import Circuit
+from dqk.cluster import Arrays, WorkerPool
+from dqk.errors import TileError, UnsupportedError
+from dqk.scheduler import Plan, Policy
+from dqk.store.jobs import JobLog
+
+_ROWS = 1024  # of a job, where the device sets no limit
+_LEAST_S = 1e-4  # predicted for a row of which nothing is known
+
+
+@dataclass(frozen=True)
+class Device:
+    """What measures.
+
+    Attributes:
+        name: by which workers open the backend.
+        limits: what a job may be.
+        exact: whether it gives probabilities where no shots are asked for.
+    """
+
+    name: str
+    limits: DeviceLimits
+    exact: bool
+
+    @classmethod
+    def of(cls, backend: SampledBackend, name: str | None) -> Device:
+        """A backend, and the name that it was asked for by; None for an object, which stays in this process."""
+        return cls(named(backend) if name is None else name, backend.limits, backend.capabilities.exact)
+
+
+@dataclass
+class Budget:
+    """What may be spent, and what was. It is never exceeded: a job that would is not submitted.
+
+    Attributes:
+        shots: at most; None for any number.
+        seconds: of the device, at most; None for any number.
+        spent_shots: of jobs that were or may have been submitted.
+        spent_s: the same in seconds of the device, as the device's limits predict them.
+        jobs: how many.
+    """
+
+    shots: int | None = None
+    seconds: float | None = None
+    spent_shots: int = 0
+    spent_s: float = 0.0
+    jobs: int = 0
+
+    def spend(self, limits: DeviceLimits, shots: int) -> None:
+        """Takes a job's shots.
+
+        Raises:
+            BudgetError: if they are not there.
+        """
+        seconds = limits.seconds(1, shots)
+        if self.shots is not None and self.spent_shots + shots > self.shots:
+            raise BudgetError(
+                f"the next job needs {shots:,} shots, and of {self.shots:,} {self.spent_shots:,} are spent; what is measured is "
+                "kept in a store: go on with a larger budget and --resume (resume=True)"
+            )
+        if self.seconds is not None and self.spent_s + seconds > self.seconds:
+            raise BudgetError(
+                f"the next job needs {seconds:.3g} s of the device, and of {self.seconds:g} s {self.spent_s:.3g} s are spent; "
+                "what is measured is kept in a store: go on with a larger budget and --resume (resume=True)"
+            )
+        self.note(shots, seconds)
+
+    def note(self, shots: int, seconds: float, jobs: int = 1) -> None:
+        """Counts what was spent, by this run or an earlier one."""
+        self.spent_shots += shots
+        self.spent_s += seconds
+        self.jobs += jobs
+
+
+class BudgetError(TileError):
+    """A budget that does not cover the next job; everything before it was measured and paid for."""
+
+
+@dataclass
+class Measurement:
+    """A circuit and who measures it.
+
+    Attributes:
+        device: what measures.
+        circuit: simplified.
+        shared: shared angles, shape (A_s,).
+        executor: who runs the jobs.
+        seed: of all measurements; None for a new one each time.
+        rows: circuits of a job at most; None for what the device takes.
+        budget: what may be spent.
+        log: of the jobs.
+        observers: of the run.
+    """
+
+    device: Device
+    circuit: Circuit
+    shared: np.ndarray
+    executor: Executor
+    seed: int | None = None
+    rows: int | None = None
+    budget: Budget = field(default_factory=Budget)
+    log: JobLog = field(default_factory=lambda: JobLog(None))
+    observers: Sequence[Observer] = ()
+
+    @property
+    def job_rows(self) -> int:
+        """Circuits of a full job."""
+        limit = self.device.limits.max_circuits_per_job
+        return min(self.rows or limit or _ROWS, limit or self.rows or _ROWS)
+
+    def frequencies(
+        self,
+        left: np.ndarray,
+        right: np.ndarray,
+        shots: np.ndarray | None,
+        stage: str = "0",
+        needed: np.ndarray | None = None,
+        arrived: Callable[[np.ndarray, np.ndarray], None] = lambda rows, found: None,
+    ) -> np.ndarray:
+        """How often each row is found as 0...0.
+
+        Args:
+            left: data angles of x, shape (P, A_d).
+            right: data angles of y, shape (P, A_d).
+            shots: of each row, shape (P,); rows of equal shots share jobs. None for probabilities.
+            stage: tells this call from others about the same problem, in the log and for the seed.
+            needed: which rows are asked for, shape (P,); the others need not be measured. None for all.
+            arrived: is called with row numbers and their frequencies, once for each job.
+
+        Returns:
+            Relative frequencies or probabilities, shape (P,), NaN where a row was not needed and not measured.
+
+        Raises:
+            BudgetError: if the budget does not cover all.
+            TileError: if jobs failed as often as they may.
+            UnsupportedError: if the device takes no such shots.
+        """
+        self._check(shots)
+        jobs = _cut(shots, len(left), self.job_rows)
+        found = np.full(len(left), np.nan)
+        work = _Jobs(self, jobs, shots, left, right, stage, found, arrived)
+        if not jobs:
+            return found
+        done = work.known(needed)
+
+        def drive(pool: WorkerPool) -> Arrays:
+            work.pool = pool
+            with shipped(pool, work.digest, work.arrays):
+                run(pool, work.plan, work, self._policy(), done, self.observers)
+            return {"found": found}
+
+        problem = digest_of({"left": left, "right": right, **work.arrays})
+        found[:] = self.executor.everywhere(f"{problem} {stage}", drive)["found"]
+        return found
+
+    def _check(self, shots: np.ndarray | None) -> None:
+        limits = self.device.limits
+        if shots is None and not self.device.exact:
+            raise UnsupportedError(f"backend {self.device.name!r} measures: give shots=1000, say")
+        if shots is not None and len(shots) and limits.max_shots is not None and shots.max() > limits.max_shots:
+            raise UnsupportedError(
+                f"{shots.max():,} shots for one circuit, {self.device.name!r} takes at most {limits.max_shots:,}"
+            )
+
+    def _policy(self) -> Policy:
+        return Policy(message_s=0.0, hedge=not self.device.limits.priced, hang_factor=math.inf)
+
+
+def _cut(shots: np.ndarray | None, count: int, rows: int) -> list[np.ndarray]:
+    """Row numbers of each job: rows of equal shots together, most shots first, otherwise in their order."""
+    if shots is None:
+        groups = [np.arange(count)]
+    else:
+        groups = [np.flatnonzero(shots == level) for level in np.unique(shots)[::-1] if level > 0]
+    return [group[start : start + rows] for group in groups for start in range(0, len(group), rows)]
+
+
+class _Jobs(Work):
+    """Jobs as items of a run."""
+
+    def __init__(
+        self,
+        measurement: Measurement,
+        jobs: list[np.ndarray],
+        shots: np.ndarray | None,
+        left: np.ndarray,
+        right: np.ndarray,
+        stage: str,
+        found: np.ndarray,
+        arrived: Callable[[np.ndarray, np.ndarray], None],
+    ):
+        m = measurement
+        self.measurement, self.jobs, self.stage, self.found, self.arrived = m, jobs, stage, found, arrived
+        self.left, self.right = left, right
+        self.shots = [None if shots is None else int(shots[rows[0]]) for rows in jobs]
+        spec = {"backend": m.device.name, "circuit": m.circuit.to_dict()}
+        self.arrays = {"spec": np.frombuffer(json.dumps(spec).encode(), np.uint8), "shared": m.shared}
+        self.digest = digest_of(self.arrays)
+        self.pool: WorkerPool | None = None
+        limits = m.device.limits
+        seconds = [
+            limits.seconds(1, len(rows) * (shots or 0)) + _LEAST_S * len(rows)
+            for rows, shots in zip(jobs, self.shots, strict=True)
+        ]
+        numbers = np.arange(len(jobs), dtype=np.int32)
+        self.plan = Plan(np.stack([numbers, numbers], axis=1), np.array(seconds), m.job_rows)
+        self.again: dict[int, str] = {}  # open intents of an earlier run, by their tags
+        self.tries: dict[int, int] = {}
+
+    def known(self, needed: np.ndarray | None) -> list[int]:
+        """Items that need not be measured: their results are in the log, or nobody asks for their rows."""
+        m, done = self.measurement, []
+        for item, rows in enumerate(self.jobs):
+            record = m.log.records.get(self._key(item))
+            if record is not None and record.frequencies is not None and len(record.frequencies) == len(rows):
+                self._keep(item, record.frequencies)
+                done.append(item)
+            elif needed is not None and not needed[rows].any():
+                done.append(item)
+            elif record is not None:
+                self.again[item] = record.tag
+        return done
+
+    def task(self, worker: str, items: Sequence[int]) -> bytes:
+        """Notes that these jobs are about to be submitted, and says what they are."""
+        assert self.pool is not None
+        m, entries, angles = self.measurement, [], {}
+        for item in items:
+            rows, shots = self.jobs[item], self.shots[item]
+            tag = self._tag(item) if shots is None else self._paid(item, worker, shots)
+            entries.append((item, shots, self._seed(item), tag))
+            angles[f"{item}.left"], angles[f"{item}.right"] = self.left[rows], self.right[rows]
+        header = {"backend": self.pool.backend_of(worker), "log": m.log.path, "entries": entries}
+        return pack({"kind": "entries", "job": self.digest, **header}, angles)
+
+    def _paid(self, item: int, worker: str, shots: int) -> str:
+        """The job's tag, once its shots are taken off the budget; no shots if the device knows the job from before a crash."""
+        m, rows = self.measurement, len(self.jobs[item])
+        before = self.again.pop(item, None)
+        if before is not None and m.device.limits.recovers:
+            return before
+        tag = self._tag(item)
+        self.tries[item] = self.tries.get(item, 0) + 1
+        m.budget.spend(m.device.limits, shots * rows)
+        m.log.intent(self._key(item), tag, shots, rows, worker)
+        return tag
+
+    def accept(self, items: Collection[int], document: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
+        """Keeps the frequencies."""
+        for item in items:
+            frequencies = np.array(arrays[str(item)], np.float64)
+            if self.shots[item] is not None:
+                self.measurement.log.result(self._key(item), frequencies)
+            self._keep(item, frequencies)
+
+    def _keep(self, item: int, frequencies: np.ndarray) -> None:
+        rows = self.jobs[item]
+        self.found[rows] = frequencies
+        self.arrived(rows, frequencies)
+
+    def _key(self, item: int) -> str:
+        return f"{self.stage}/{item}"
+
+    def _tag(self, item: int) -> str:
+        """Of this job of this run, or of this store: a device that knows tags runs it once. Another try has another one."""
+        return f"dqk-{self.measurement.log.nonce}-{self.stage}-{item}-{self.tries.get(item, 0)}"
+
+    def _seed(self, item: int) -> int | None:
+        """Of the job's measurements."""
+        if self.measurement.seed is None:
+            return None
+        key = f"{self.measurement.seed} {self._key(item)}".encode()
+        return int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "little") >> 1

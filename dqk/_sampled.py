@@ -1,0 +1,385 @@
+"""Kernel matrices that devices measure: which entries, how often, what they come to, and how sure that is.
+
+A symmetric matrix is measured above its diagonal and is symmetric by construction. Tiles are committed when their last entry is
+known; until then the log of jobs beside the store has what was paid for.
+"""
+
+# torch.autograd.Function's methods have no useful static types.
+# mypy: disable-error-code="no-untyped-def,no-untyped-call,override"
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dqk._measure import Budget, Device, Measurement
+from dqk._pooled import Executor, digest_of
+from dqk._resources import require_memory
+from dqk._run import Observer
+from dqk._stored import Destination
+from dqk.backends.autograd import first_derivative_only
+from dqk.backends.shifts import Shifts
+from dqk.circuit import Circuit
+from dqk.errors import InvalidInputError, UnsupportedError
+from dqk.kernels.shot_plan import ShotPlan
+from dqk.scheduler.shots import standard_error, variance_driven, wilson_interval
+from dqk.store import Fingerprint, GramStore, Grid, StoredGram
+from dqk.store.jobs import JobLog
+
+_SIDE = 32
+"""Of a tile: a unit of storage, small enough that a matrix of 200 samples has several."""
+
+
+@dataclass(frozen=True)
+class SampledJob:
+    """A kernel matrix that a device measures.
+
+    Attributes:
+        device: what measures.
+        circuit: simplified.
+        plan: how often; None for probabilities.
+        seed: of the measurements.
+    """
+
+    device: Device
+    circuit: Circuit
+    plan: ShotPlan | None
+    seed: int | None
+
+    def measurement(
+        self, executor: Executor, shared: np.ndarray, log: JobLog, observers: Sequence[Observer] = ()
+    ) -> Measurement:
+        """Of this circuit, within the plan's budget."""
+        plan = self.plan
+        budget = Budget() if plan is None else Budget(plan.budget, plan.budget_s)
+        rows = None if plan is None else plan.max_circuits_per_job
+        return Measurement(self.device, self.circuit, shared, executor, self.seed, rows, budget, log, observers)
+
+
+class Entries:
+    """The entries of a matrix that are measured, tile by tile, and where their values go.
+
+    Args:
+        ax: data angles of the rows, shape (N, A_d).
+        ay: of the columns; None for the symmetric matrix.
+        duplicates: see `ShotPlan`.
+
+    Attributes:
+        grid: the tiles.
+        rows: row of each entry, shape (E,).
+        columns: column of each entry, shape (E,).
+        tile_of: number of its tile, shape (E,).
+    """
+
+    def __init__(self, ax: np.ndarray, ay: np.ndarray | None, duplicates: str):
+        self.symmetric = ay is None
+        others = ax if ay is None else ay
+        self.grid = Grid((len(ax), len(others)), _SIDE, self.symmetric, ax.dtype)
+        parts = []
+        for number, (row, column) in enumerate(self.grid.tiles()):
+            r, c = (np.arange(*self.grid.span(block, axis)) for axis, block in enumerate((row, column)))
+            i, j = (part.ravel() for part in np.meshgrid(r, c, indexing="ij"))
+            if self.symmetric and row == column:
+                kept = i <= j if duplicates == "all" else i < j
+                i, j = i[kept], j[kept]
+            parts.append((i, j, np.full(len(i), number)))
+        self.rows, self.columns, self.tile_of = (
+            np.concatenate(part).astype(np.int64) for part in zip(*parts, strict=True)
+        )
+        if duplicates == "none":
+            differ = (ax[self.rows] != others[self.columns]).any(axis=1)
+            self.rows, self.columns, self.tile_of = self.rows[differ], self.columns[differ], self.tile_of[differ]
+        self.left, self.right = (np.asarray(a, np.float64) for a in (ax, others))
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def tile(self, own: np.ndarray, place: tuple[int, int], values: np.ndarray, otherwise: float) -> np.ndarray:
+        """A tile from its own entries' numbers and values; what is not measured has the other value."""
+        row, column = place
+        tile = np.full(self.grid.extent(row, column), otherwise, self.grid.dtype)
+        i, j = self.rows[own] - row * self.grid.side, self.columns[own] - column * self.grid.side
+        tile[i, j] = values
+        if self.symmetric and row == column:
+            tile[j, i] = values
+        return tile
+
+    def matrix(self, values: np.ndarray, otherwise: float) -> np.ndarray:
+        """All tiles, shape (N, M)."""
+        n, m = self.grid.shape
+        require_memory(n * m * self.grid.dtype.itemsize, f"the {n} x {m} entries of K, which a store= need not hold,")
+        found = np.full((n, m), otherwise, self.grid.dtype)
+        found[self.rows, self.columns] = values
+        if self.symmetric:
+            found[self.columns, self.rows] = values
+        return found
+
+
+@dataclass
+class Estimate:
+    """What was measured of each entry.
+
+    Attributes:
+        frequencies: of 0...0, shape (E,).
+        shots: measurements behind them, shape (E,); zero for probabilities.
+    """
+
+    frequencies: np.ndarray
+    shots: np.ndarray
+
+    def beside(self) -> dict[str, tuple[np.ndarray, float]]:
+        """What a store keeps beside K, and its value where nothing was measured: standard errors, bounds and shots."""
+        low, high = wilson_interval(self.frequencies, self.shots)
+        return {
+            "std_error": (standard_error(self.frequencies, self.shots), 0.0),
+            "low": (low, 1.0),
+            "high": (high, 1.0),
+            "shots": (self.shots.astype(np.float64), 0.0),
+        }
+
+
+def estimate(
+    job: SampledJob,
+    measurement: Measurement,
+    entries: Entries,
+    needed: np.ndarray | None = None,
+    finished: Any = lambda rows, known: None,
+) -> Estimate:
+    """Measures entries as the plan says, in one stage or, with a pilot, in two.
+
+    Args:
+        job: the problem.
+        measurement: who measures.
+        entries: which.
+        needed: whether an entry is asked for, shape (E,); None for all.
+        finished: is called with entry numbers and the `Estimate` so far, when these entries are final.
+    """
+    left, right = entries.left[entries.rows], entries.right[entries.columns]
+    known = Estimate(np.full(len(entries), np.nan), np.zeros(len(entries), np.int64))
+
+    def first(rows: np.ndarray, found: np.ndarray) -> None:
+        known.frequencies[rows] = found
+        finished(rows, known)
+
+    stage = "x".join(map(str, entries.grid.shape))
+    plan = job.plan
+    if plan is None:
+        measurement.frequencies(left, right, None, stage, needed, first)
+        return known
+    count = plan.per_entry(len(entries))
+    known.shots[:] = count
+    shots = known.shots.copy()
+    if plan.allocation == "uniform":
+        measurement.frequencies(left, right, shots, stage, needed, first)
+        return known
+    pilot = measurement.frequencies(left, right, shots, f"{stage}-pilot", needed)
+    missing = np.isnan(pilot)
+    total = plan.budget or count * len(entries)
+    weights = _weights(plan, entries)
+    more = variance_driven(np.where(missing, 0.0, pilot), count, total, weights)
+    more = np.where(missing, 0, np.asarray(more) - count)
+
+    def second(rows: np.ndarray, found: np.ndarray) -> None:
+        known.shots[rows] += more[rows]
+        known.frequencies[rows] = (pilot[rows] * count + found * more[rows]) / known.shots[rows]
+        finished(rows, known)
+
+    known.frequencies[:] = pilot
+    enough = np.flatnonzero((more == 0) & ~missing)
+    if len(enough):
+        finished(enough, known)
+    measurement.frequencies(left, right, more, f"{stage}-rest", needed, second)
+    return known
+
+
+def _weights(plan: ShotPlan, entries: Entries) -> np.ndarray | None:
+    if plan.weights is None:
+        return None
+    if plan.weights.shape != entries.grid.shape:
+        raise InvalidInputError(f"weights of shape {plan.weights.shape}, the kernel matrix has {entries.grid.shape}")
+    found = plan.weights[entries.rows, entries.columns]
+    if entries.symmetric:  # the entry stands in both places
+        found = found + np.where(entries.rows == entries.columns, 0.0, plan.weights[entries.columns, entries.rows])
+    return np.asarray(found)
+
+
+def sampled_fidelity(
+    job: SampledJob,
+    executor: Executor,
+    ax: Tensor,
+    ay: Tensor | None,
+    shared: Tensor,
+    observers: Sequence[Observer] = (),
+) -> tuple[Tensor, Tensor]:
+    """K and its standard errors, shapes (N, M). K is differentiable in all angles, by shift rules, measured as K is."""
+    found: tuple[Tensor, Tensor] = _Sampled.apply(job, executor, tuple(observers), ax, ay, shared)
+    return found
+
+
+class _Sampled(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, job: SampledJob, executor: Executor, observers, ax: Tensor, ay: Tensor | None, shared: Tensor):
+        ctx.job, ctx.executor, ctx.symmetric = job, executor, ay is None
+        ctx.save_for_backward(ax, ax if ay is None else ay, shared)
+        entries = Entries(_array(ax), None if ay is None else _array(ay), _duplicates(job))
+        measurement = job.measurement(executor, _array(shared), JobLog(None), observers)
+        found = estimate(job, measurement, entries)
+        error, otherwise = found.beside()["std_error"] if job.plan else (np.zeros(len(entries)), 0.0)
+        both = [entries.matrix(found.frequencies, 1.0), entries.matrix(error, otherwise)]
+        values, errors = (torch.from_numpy(matrix).to(ax) for matrix in both)
+        ctx.mark_non_differentiable(errors)
+        return values, errors
+
+    @staticmethod
+    @first_derivative_only
+    def backward(ctx, cotangent: Tensor, _: Tensor):
+        ax, ay, shared = ctx.saved_tensors
+        job, needs = ctx.job, ctx.needs_input_grad[3:]
+        entries = Entries(_array(ax), None if ctx.symmetric else _array(ay), _duplicates(job))
+        folded = cotangent + cotangent.T if ctx.symmetric else cotangent
+        weights = _array(folded)[entries.rows, entries.columns]
+        if ctx.symmetric:
+            weights = weights * (entries.rows != entries.columns)  # k(x, x) = 1 for every x
+        kept = np.flatnonzero(weights)
+        d_left, d_right, d_shared = slopes(
+            job, ctx.executor, entries.left[entries.rows[kept]], entries.right[entries.columns[kept]], _array(shared)
+        )
+        found = [torch.zeros_like(angles) for angles in (ax, ay)]
+        for total, slope, where in zip(found, (d_left, d_right), (entries.rows, entries.columns), strict=True):
+            total.index_add_(0, torch.from_numpy(where[kept]), torch.from_numpy(weights[kept, None] * slope).to(total))
+        d_angles = torch.from_numpy(weights[kept] @ d_shared).to(shared)
+        dax, day = (found[0] + found[1], None) if ctx.symmetric else (found[0], found[1])
+        return None, None, None, dax if needs[0] else None, day if needs[1] else None, d_angles
+
+
+def slopes(
+    job: SampledJob,
+    executor: Executor,
+    left: np.ndarray,
+    right: np.ndarray,
+    shared: np.ndarray,
+    observers: Sequence[Observer] = (),
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Derivatives of entries by all of their angles, by shift rules: all shifts of all entries go out together.
+
+    Args:
+        job: the problem.
+        executor: who measures.
+        left: data angles of x, shape (P, A_d).
+        right: data angles of y, shape (P, A_d).
+        shared: shape (A_s,).
+        observers: of the run.
+
+    Returns:
+        dk/d(left) (P, A_d), dk/d(right) (P, A_d), dk/d(shared) (P, A_s).
+    """
+    shifts = Shifts(job.circuit)
+    rows_left, rows_right = shifts.shifted(left, right, shared)
+    whole = SampledJob(job.device, shifts.circuit, job.plan, job.seed)
+    measurement = whole.measurement(executor, np.zeros(0), JobLog(None), observers)
+    shots = None
+    if job.plan is not None:
+        count = job.plan.shots or job.plan.per_entry(max(1, len(left)))
+        shots = np.full(len(rows_left), count, np.int64)
+    about = digest_of({"left": rows_left, "right": rows_right})
+    return shifts.jacobian(measurement.frequencies(rows_left, rows_right, shots, f"shifts-{about[:12]}"))
+
+
+def stored_sampled(
+    job: SampledJob,
+    executor: Executor,
+    ax: Tensor,
+    ay: Tensor | None,
+    shared: Tensor,
+    observers: Sequence[Observer],
+    destination: Destination,
+    about: str,
+) -> StoredGram:
+    """Measures what a store lacks: K, and beside it standard errors, bounds and shots.
+
+    Raises:
+        StoreError: if the store belongs to another problem, is damaged or in use, or cannot be written.
+        BudgetError: if the budget does not cover all; what is measured stays.
+    """
+    if destination.shard is not None:
+        raise UnsupportedError("shards of a measured matrix: let one process drive all devices (--qpu A --qpu B) instead")
+    entries = Entries(_array(ax), None if ay is None else _array(ay), _duplicates(job))
+    fingerprint = Fingerprint.of(
+        job.circuit.to_dict(),
+        job.device.name,
+        entries.grid.side,
+        _array(ax),
+        None if ay is None else _array(ay),
+        _array(shared),
+        shots=None if job.plan is None else job.plan.shots,
+        seed=job.seed,
+        about=about,
+        sampling=None if job.plan is None else {**job.plan.to_dict(), "rows": _job_rows(job)},
+    )
+    opened = GramStore.open(
+        destination.path, fingerprint, resume=destination.resume, take_over=destination.take_over
+    )
+    with opened as store:
+        log = JobLog(Path(destination.path))
+        measurement = job.measurement(executor, _array(shared), log, observers)
+        for record in log.records.values():
+            seconds = record.intents * job.device.limits.seconds(1, record.shots * record.rows)
+            measurement.budget.note(record.spent, seconds, record.intents)
+        writer = _Writer(entries, store, job.plan is not None)
+        estimate(job, measurement, entries, writer.needed, writer.finished)
+    return StoredGram(destination.path)
+
+
+class _Writer:
+    """Commits the tiles of a store when their last entry is final."""
+
+    def __init__(self, entries: Entries, store: GramStore, measured: bool):
+        self.entries, self.store, self.measured = entries, store, measured
+        self.places = list(entries.grid.tiles())
+        done = np.array([place in store.done for place in self.places], bool)
+        self.needed = ~done[entries.tile_of]
+        self.open = np.bincount(entries.tile_of, minlength=len(self.places))
+        self.final = np.zeros(len(entries), bool)
+        order = np.argsort(entries.tile_of, kind="stable")
+        self.of_tile = np.split(order, np.cumsum(self.open)[:-1])
+        empty = np.flatnonzero((self.open == 0) & ~done)  # one sample against itself
+        self._commit(empty.tolist(), Estimate(np.zeros(len(entries)), np.zeros(len(entries), np.int64)))
+
+    def finished(self, rows: np.ndarray, known: Estimate) -> None:
+        """Notes entries; commits the tiles that are complete with them."""
+        rows = rows[self.needed[rows] & ~self.final[rows]]
+        self.final[rows] = True
+        np.subtract.at(self.open, self.entries.tile_of[rows], 1)
+        touched = np.unique(self.entries.tile_of[rows])
+        self._commit(touched[self.open[touched] == 0].tolist(), known)
+
+    def _commit(self, numbers: list[int], known: Estimate) -> None:
+        tiles, beside = [], []
+        for number in numbers:
+            own, place = self.of_tile[number], self.places[number]
+            tiles.append((*place, self.entries.tile(own, place, known.frequencies[own], 1.0)))
+            if self.measured:
+                part = Estimate(known.frequencies[own], known.shots[own]).beside()
+                beside.append({name: self.entries.tile(own, place, *pair) for name, pair in part.items()})
+        if tiles:
+            self.store.commit(tiles, beside)
+
+
+def _job_rows(job: SampledJob) -> int:
+    limit = job.device.limits.max_circuits_per_job
+    own = None if job.plan is None else job.plan.max_circuits_per_job
+    return min(number for number in (limit, own, 2**31) if number is not None)
+
+
+def _duplicates(job: SampledJob) -> str:
+    return "off_diagonal" if job.plan is None else job.plan.evaluate_duplicates
+
+
+def _array(tensor: Tensor) -> np.ndarray:
+    return np.ascontiguousarray(tensor.detach().cpu().numpy())

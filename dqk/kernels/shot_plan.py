@@ -1,0 +1,110 @@
+"""How often the entries of a kernel matrix are measured on a quantum processor."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from dqk.errors import InvalidInputError, real_number, whole_number
+
+Duplicates = Literal["off_diagonal", "all", "none"]
+
+
+@dataclass(frozen=True)
+class ShotPlan:
+    """Measurements of the entries of a kernel matrix; `FidelityKernel(..., shots=1000)` is `shots=ShotPlan(1000)`.
+
+    Args:
+        shots: measurements of each entry. With `allocation="variance"` those of the pilot, which every entry gets; None for a
+            tenth of the budget.
+        allocation: `uniform`: the same for all. `variance`: a pilot, then what is left of the budget where it lowers the error
+            of K most (Neyman: in proportion to the standard deviation of an entry, times its weight).
+        budget: measurements in all, never exceeded; None for `shots` times the number of entries.
+        budget_s: seconds of the device in all, as the device's own figures predict them, never exceeded; None for any.
+        weights: how much each entry counts, shape (N, M), from 0: such as |alpha_i alpha_j| of a support vector machine.
+        max_circuits_per_job: fewer than the device takes; smaller jobs share work among devices more evenly.
+        evaluate_duplicates: entries of equal samples, as in qiskit-machine-learning: `off_diagonal` measures all but the diagonal
+            of a symmetric matrix, which is 1; `all` measures it too; `none` measures no entry of two equal samples.
+
+    Raises:
+        InvalidInputError: with everything that is wrong.
+    """
+
+    shots: int | None = None
+    allocation: Literal["uniform", "variance"] = "uniform"
+    budget: int | None = None
+    budget_s: float | None = None
+    weights: Any = None
+    max_circuits_per_job: int | None = None
+    evaluate_duplicates: Duplicates = "off_diagonal"
+
+    def __post_init__(self) -> None:
+        problems = []
+        for name in ("shots", "budget", "max_circuits_per_job"):
+            if getattr(self, name) is not None:
+                try:
+                    object.__setattr__(self, name, whole_number(name, getattr(self, name), 1, "None or "))
+                except InvalidInputError as error:
+                    problems.append(str(error))
+        if self.budget_s is not None:
+            try:
+                object.__setattr__(self, "budget_s", real_number("budget_s", self.budget_s, 0.0))
+            except InvalidInputError as error:
+                problems.append(str(error))
+        if self.allocation not in ("uniform", "variance"):
+            problems.append(f"allocation is {self.allocation!r}, expected 'uniform' or 'variance'")
+        if self.evaluate_duplicates not in ("off_diagonal", "all", "none"):
+            problems.append(
+                f"evaluate_duplicates is {self.evaluate_duplicates!r}, expected 'off_diagonal', 'all' or 'none'"
+            )
+        if self.shots is None and self.budget is None:
+            problems.append("neither shots nor budget is given: ShotPlan(1000), or ShotPlan(budget=1_000_000)")
+        if self.weights is not None:
+            if self.allocation != "variance":
+                problems.append("weights are for allocation='variance'")
+            try:
+                object.__setattr__(self, "weights", _weights(self.weights))
+            except InvalidInputError as error:
+                problems.append(str(error))
+        if problems:
+            raise InvalidInputError("\n".join(problems))
+
+    def per_entry(self, entries: int) -> int:
+        """Measurements of every entry, or of the pilot.
+
+        Raises:
+            InvalidInputError: if the budget is too small for that.
+        """
+        if self.budget is None:
+            assert self.shots is not None
+            return self.shots
+        most = self.budget // max(1, entries)
+        wanted = self.shots or (most if self.allocation == "uniform" else max(1, most // 10))
+        if wanted > most or not wanted:
+            raise InvalidInputError(
+                f"{entries:,} entries with {max(1, wanted):,} shots each need {entries * max(1, wanted):,}, the budget is "
+                f"{self.budget:,}; give a larger budget or fewer shots"
+            )
+        return wanted
+
+    def to_dict(self) -> dict[str, Any]:
+        """What values depend on, for JSON: a cap on what is spent is not part of it."""
+        found: dict[str, Any] = {"shots": self.shots, "duplicates": self.evaluate_duplicates}
+        if self.shots is None or self.allocation == "variance":
+            found["budget"] = self.budget
+        if self.allocation == "variance":
+            found["allocation"] = "variance"
+            found["weights"] = None if self.weights is None else float(np.sum(self.weights**2))
+        return found
+
+
+def _weights(given: Any) -> np.ndarray:
+    weights = np.asarray(given, np.float64)
+    if weights.ndim != 2 or not np.isfinite(weights).all() or (weights < 0).any():
+        raise InvalidInputError(
+            f"weights of shape {weights.shape}, expected a matrix of finite numbers from 0, one for each entry"
+        )
+    weights.setflags(write=False)
+    return weights
