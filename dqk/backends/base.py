@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dqk.backends.shifts import Jacobian, shift_terms
 from dqk.circuit import Circuit, simplify_for_fidelity
 from dqk.errors import InvalidInputError, UnsupportedError
 
@@ -30,6 +31,8 @@ class Capabilities:
         expectations: expectation values of Pauli strings work.
         device: `cpu`, `cuda` or `qpu`.
         max_qubits: widest circuit; None if only memory bounds it.
+        noisy: values are those of a noisy device: k(x, y) and k(y, x) may differ, and k(x, x) be below 1, where they are
+            measured.
     """
 
     exact: bool
@@ -37,6 +40,7 @@ class Capabilities:
     expectations: bool
     device: str = "cpu"
     max_qubits: int | None = None
+    noisy: bool = False
 
 
 class Backend(abc.ABC):
@@ -93,6 +97,24 @@ class Backend(abc.ABC):
                 f"backend {self.name!r} is not differentiable; use one that is, such as 'statevector'"
             )
         return self._fidelity_vjp(simplify_for_fidelity(circuit).circuit, ax, ay, shared, cotangent)
+
+    def fidelity_jacobian(
+        self, circuit: Circuit, ax: Tensor, ay: Tensor | None = None, shared: Tensor | None = None
+    ) -> Jacobian[Tensor]:
+        """Derivatives of every entry by every angle, by shift rules: from kernel values alone.
+
+        Args:
+            circuit: as in `fidelity`.
+            ax: as in `fidelity`.
+            ay: as in `fidelity`; if None, the derivatives are those of k(x_i, x_j) with two samples of their own, and
+                zero on the diagonal.
+            shared: as in `fidelity`.
+
+        Returns:
+            `dK[i, j] / d(angle)` by the angles of x_i (N, M, A_d), of y_j (N, M, A_d) and by shared ones (N, M, A_s).
+        """
+        shared = self._check(circuit, ax, ay, shared)
+        return self._fidelity_jacobian(simplify_for_fidelity(circuit).circuit, ax, ay, shared)
 
     def expectations(
         self, circuit: Circuit, ax: Tensor, observables: Sequence[str], shared: Tensor | None = None
@@ -165,6 +187,19 @@ class Backend(abc.ABC):
     def _fidelity_vjp(
         self, circuit: Circuit, ax: Tensor, ay: Tensor | None, shared: Tensor, cotangent: Tensor
     ) -> tuple[Tensor, Tensor | None, Tensor]: ...
+
+    def _fidelity_jacobian(self, circuit: Circuit, ax: Tensor, ay: Tensor | None, shared: Tensor) -> Jacobian[Tensor]:
+        """One matrix for each shift; backends that run entries one by one override it."""
+        terms = shift_terms(circuit)
+        x, y = (torch.cat([a, shared.expand(len(a), -1)], dim=1) for a in (ax, ax if ay is None else ay))
+        shape = (len(x), len(y), terms.weights.shape[1])
+        total = ax.new_zeros(shape)
+        for left, right, weights in zip(terms.left, terms.right, terms.weights, strict=True):
+            values = self._fidelity(terms.circuit, x + x.new_tensor(left), y + y.new_tensor(right), x.new_empty(0))
+            total += values[:, :, None] * values.new_tensor(weights)
+        if ay is None:
+            total.diagonal().zero_()
+        return Jacobian(*total.split([circuit.n_data, circuit.n_data, circuit.n_shared], dim=2))
 
     @abc.abstractmethod
     def _expectations(self, circuit: Circuit, ax: Tensor, observables: tuple[str, ...], shared: Tensor) -> Tensor: ...

@@ -10,9 +10,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from dqk.backends.base import Backend
+from dqk.backends.shifts import Jacobian, shift_terms
 from dqk.circuit import Circuit
+from dqk.errors import UnsupportedError
+
+_ROWS = 4096  # of a job, where the device sets no limit: bounds the memory that its tables take
 
 
 @dataclass(frozen=True)
@@ -43,7 +49,14 @@ class DeviceLimits:
 
 
 class SampledBackend(Backend):
-    """A backend whose entries are frequencies. `capabilities.exact` says whether it can also give probabilities (shots=None)."""
+    """A backend whose entries are frequencies. `capabilities.exact` says whether it can also give probabilities (shots=None).
+
+    `fidelity`, `fidelity_vjp` and `fidelity_jacobian` measure each entry `default_shots` times, or ask for probabilities if
+    that is None. K of one set of samples has a unit diagonal, which is not measured, and one value for (i, j) and (j, i).
+    """
+
+    default_shots: int | None = None
+    """Measurements of an entry where the caller names no number."""
 
     @property
     @abc.abstractmethod
@@ -86,3 +99,82 @@ class SampledBackend(Backend):
     def attach(self, job: str) -> np.ndarray | None:
         """What `run` would have given, for a job that was submitted before, by the name that `told` heard; None if unknown."""
         return None
+
+    def _values(self, circuit: Circuit, left: np.ndarray, right: np.ndarray, shared: np.ndarray) -> np.ndarray:
+        """Values of rows in jobs that the device accepts, shape (P,)."""
+        self.check_supported(circuit)
+        shots = self.default_shots
+        if shots is None and not self.capabilities.exact:
+            raise UnsupportedError(
+                f"backend {self.name!r} gives frequencies, not probabilities, and the number of shots is missing; "
+                "give shots=1000, say, where you make the kernel or the backend"
+            )
+        step = self.limits.max_circuits_per_job or _ROWS
+        parts = [
+            self.run(circuit, left[start : start + step], right[start : start + step], shared, shots)
+            for start in range(0, len(left), step)
+        ]
+        return np.concatenate(parts) if parts else np.empty(0)
+
+    def _fidelity(self, circuit: Circuit, ax: Tensor, ay: Tensor | None, shared: Tensor) -> Tensor:
+        rows, columns = _entries(len(ax), None if ay is None else len(ay))
+        x, w = _array(ax), _array(shared)
+        y = x if ay is None else _array(ay)
+        values = ax.new_tensor(self._values(circuit, x[rows], y[columns], w))
+        k = ax.new_ones(len(x), len(y))
+        k[rows, columns] = values
+        if ay is None:
+            k[columns, rows] = values
+        return k
+
+    def _fidelity_vjp(
+        self, circuit: Circuit, ax: Tensor, ay: Tensor | None, shared: Tensor, cotangent: Tensor
+    ) -> tuple[Tensor, Tensor | None, Tensor]:
+        weights = _array(cotangent)
+        if ay is None:
+            weights = np.triu(weights + weights.T, 1)
+        rows, columns = np.nonzero(weights)  # circuits cost something: none for entries that nobody asks for
+        slopes = self._slopes(circuit, ax, ax if ay is None else ay, shared, rows, columns)
+        left, right, dshared = (part * weights[rows, columns, None] for part in slopes)
+        dax, day = np.zeros(ax.shape), np.zeros(ax.shape if ay is None else ay.shape)
+        np.add.at(dax, rows, left)
+        np.add.at(day, columns, right)
+        if ay is None:
+            return ax.new_tensor(dax + day), None, ax.new_tensor(dshared.sum(axis=0))
+        return ax.new_tensor(dax), ax.new_tensor(day), ax.new_tensor(dshared.sum(axis=0))
+
+    def _fidelity_jacobian(self, circuit: Circuit, ax: Tensor, ay: Tensor | None, shared: Tensor) -> Jacobian[Tensor]:
+        rows, columns = _entries(len(ax), None if ay is None else len(ay))
+        slopes = self._slopes(circuit, ax, ax if ay is None else ay, shared, rows, columns)
+        parts = []
+        for slope, mirrored in zip(slopes, (slopes.right, slopes.left, slopes.shared), strict=True):
+            part = ax.new_zeros(len(ax), len(ax if ay is None else ay), slope.shape[1])
+            part[rows, columns] = ax.new_tensor(slope)
+            if ay is None:
+                part[columns, rows] = ax.new_tensor(mirrored)
+            parts.append(part)
+        return Jacobian(*parts)
+
+    def _slopes(
+        self, circuit: Circuit, ax: Tensor, ay: Tensor, shared: Tensor, rows: np.ndarray, columns: np.ndarray
+    ) -> Jacobian[np.ndarray]:
+        terms = shift_terms(circuit)
+        left, right = terms.shifted(_array(ax)[rows], _array(ay)[columns], _array(shared))
+        return terms.jacobian(self._values(terms.circuit, left, right, np.empty(0)), len(rows))
+
+    def _expectations(self, circuit: Circuit, ax: Tensor, observables: tuple[str, ...], shared: Tensor) -> Tensor:
+        raise UnsupportedError(f"backend {self.name!r} gives no expectation values; use 'statevector'")
+
+    def _expectations_vjp(
+        self, circuit: Circuit, ax: Tensor, observables: tuple[str, ...], shared: Tensor, cotangent: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        raise UnsupportedError(f"backend {self.name!r} gives no expectation values; use 'statevector'")
+
+
+def _array(tensor: Tensor) -> np.ndarray:
+    return tensor.detach().cpu().to(torch.float64).numpy()
+
+
+def _entries(n: int, m: int | None) -> tuple[np.ndarray, ...]:
+    """Rows and columns of the entries to measure: all of (N, M), or those above the diagonal of (N, N)."""
+    return np.triu_indices(n, 1) if m is None else tuple(np.indices((n, m)).reshape(2, -1))
