@@ -1,5 +1,6 @@
 """In which pieces and by whom: tiles of a kernel matrix, their cost, order and dispatch. Pure: no I/O, no clock."""
 
+from dqk.scheduler.allocation import Allocation, pilot_shots, uniform, variance_driven, weighted
 from dqk.scheduler.cost import CostModel, Measurement, Rates, TileCost
 from dqk.scheduler.dispatch import Dispatch
 from dqk.scheduler.events import (
@@ -20,11 +21,13 @@ from dqk.scheduler.events import (
 )
 from dqk.scheduler.plan import Plan, blocks_that_fit, plan
 from dqk.scheduler.policy import Policy, Statistics, WorkerStatistics
+from dqk.scheduler.shots import standard_error, wilson_interval
 from dqk.scheduler.tiles import Tile, blocks, partition
 
 __all__ = [
     "Accept",
     "Action",
+    "Allocation",
     "Assign",
     "CostModel",
     "Discard",
@@ -50,5 +53,11 @@ __all__ = [
     "blocks",
     "blocks_that_fit",
     "partition",
+    "pilot_shots",
     "plan",
+    "standard_error",
+    "uniform",
+    "variance_driven",
+    "weighted",
+    "wilson_interval",
 ]
