@@ -19,16 +19,23 @@ from torch import Tensor
 
 from dqk._pooled import Bar, Executor, Job, OnPool, pooled_fidelity
 from dqk._run import Observer
+from dqk._measure import Device
+from dqk._sampled import SampledJob, sampled_fidelity, stored_sampled
 from dqk._stored import Destination, stored_fidelity
 from dqk._tiled import tiled_fidelity
 from dqk.backends import autograd
 from dqk.backends.base import Backend, EncodingBackend
 from dqk.backends.resolve import resolve, resolve_expectations
-from dqk.circuit import Circuit
+from dqk.backends.sampled import SampledBackend
+from dqk.backends.simulated import SimulatedBackend
+from dqk.circuit import Circuit, simplify_for_fidelity
 from dqk.cluster import Arrays, WorkerPool, open_pool
 from dqk.errors import ClusterError, InvalidInputError, UnsupportedError
 from dqk.kernels.base import Kernel, install_evaluator
 from dqk.kernels.inputs import to_samples
+from dqk.kernels.shot_plan import ShotPlan
+
+_NO_LOG = "log=True with shots: a relative frequency can be 0; take the logarithm of exact values instead"
 
 
 class _InlineEngine:
@@ -60,13 +67,14 @@ class _PoolEngine:
         self,
         executor: Executor,
         observers: Sequence[Observer],
-        shots: int | None,
+        shots: int | ShotPlan | None,
         seed: int | None,
         destination: Destination | None,
         about: str,
     ):
         self.executor, self.observers, self.shots, self.seed = executor, observers, shots, seed
         self.destination, self.about = destination, about
+        self.std_error: Tensor | None = None
 
     def fidelity(
         self, backend: str | Backend, circuit: Circuit, ax: Tensor, ay: Tensor | None, shared: Tensor, log: bool
@@ -78,8 +86,7 @@ class _PoolEngine:
         measured = sampled_job_of(backend, circuit, self.shots, self.seed, self.executor)
         if measured is not None:
             return self._measured(measured, ax, ay, shared, log)
-        if isinstance(self.shots, ShotPlan):
-            self.shots = self.shots.shots
+        assert not isinstance(self.shots, ShotPlan)
         job = job_of(backend, circuit, log, self.shots, self.seed)
         if self.destination is None:
             return pooled_fidelity(job, self.executor, ax, ay, shared, self.observers)
@@ -103,6 +110,25 @@ class _PoolEngine:
         )
 
 
+def sampled_job_of(
+    backend: str | Backend, circuit: Circuit, shots: int | ShotPlan | None, seed: int | None, executor: Executor
+) -> SampledJob | None:
+    """What is to be measured by a device; None if the backend computes tiles, of which it can simulate shots itself."""
+    fleet = executor.device if isinstance(executor, OnPool) else None
+    if fleet is not None:
+        device = fleet
+    else:
+        resolved = resolve(backend, circuit)
+        if not isinstance(resolved, SampledBackend):
+            if not isinstance(shots, ShotPlan):
+                return None
+            resolved, backend = SimulatedBackend(), "simulated"
+        device = Device.of(resolved, backend if isinstance(backend, str) else None)
+    plan = ShotPlan(shots) if isinstance(shots, int) else shots
+    drawn = secrets.randbits(62) if plan is not None and seed is None else seed
+    return SampledJob(device, simplify_for_fidelity(circuit).circuit, plan, drawn)
+
+
 def job_of(
     backend: str | Backend, circuit: Circuit, log: bool = False, shots: int | None = None, seed: int | None = None
 ) -> Job:
@@ -117,9 +143,7 @@ def job_of(
             "no options), or leave out executor, store and shots"
         )
     if shots is not None and log:
-        raise UnsupportedError(
-            "log=True with shots: a relative frequency can be 0; take the logarithm of exact values instead"
-        )
+        raise UnsupportedError(_NO_LOG)
     resolved = resolve(backend, circuit)
     if not isinstance(resolved, EncodingBackend):
         raise UnsupportedError(
@@ -151,9 +175,10 @@ def gram(
         store: path of a zarr store (`K.zarr`) that receives the tiles as they are computed, or a `Destination`. What an existing
             store of the same problem holds is not computed again, also if it has fewer of the samples.
         progress: shows a progress bar on standard error; or an `Observer`, or several.
-        seed: of sampled entries (a kernel with `shots`), a whole number from 0; None draws one.
+        seed: of measured entries (a kernel with `shots`), a whole number from 0; None draws one. Devices that take no seed
+            measure anew each time.
         log: gives the natural logarithm of K, which does not underflow on hundreds of qubits.
-        return_std_error: for sampled entries; not available yet.
+        return_std_error: gives K and its standard errors, for a kernel with `shots`; a store has them beside K.
 
     Returns:
         K, shape (N, M), float32 if the samples are float32, else float64. A tensor on the samples' device that autograd can
@@ -179,10 +204,23 @@ def gram(
         raise UnsupportedError("a stored matrix is not differentiable; detach the samples, or leave out store")
     engine = _engine(kernel, executor, store, progress, None if seed is None else int(seed))
     if as_tensor and store is None:
-        return kernel._matrix(engine, x, y, log)
+        return _with_errors(kernel._matrix(engine, x, y, log), engine, return_std_error, lambda errors: errors)
     with torch.no_grad():
         found = kernel._matrix(engine, x, y, log)
-    return np.asarray(found.numpy()) if store is None else found
+    if store is not None:
+        return found
+    return _with_errors(np.asarray(found.numpy()), engine, return_std_error, np.asarray)
+
+
+def _with_errors(values: Any, engine: Any, wanted: bool, convert: Callable[[Tensor], Any]) -> Any:
+    """K, or K and its standard errors; those of simulated shots follow from K."""
+    if not wanted:
+        return values
+    errors = engine.std_error
+    if errors is None:
+        k = torch.as_tensor(values)
+        errors = (k * (1 - k) / engine.shots).sqrt()
+    return values, convert(errors)
 
 
 def _samples(kernel: Kernel, X: Any, Y: Any) -> tuple[Tensor, Tensor | None]:
@@ -223,8 +261,12 @@ def _observers(progress: bool | Observer | Sequence[Observer]) -> Sequence[Obser
 
 def _check_sampling(kernel: Kernel, seed: Any, return_std_error: bool, store: Any) -> None:
     exact = getattr(kernel, "shots", None) is None
-    if return_std_error:
-        raise UnsupportedError("this version gives no standard errors; leave out return_std_error")
+    if return_std_error and exact:
+        raise InvalidInputError("return_std_error=True, but this kernel is exact: shots=1000 measures, say")
+    if return_std_error and store is not None:
+        raise InvalidInputError(
+            "return_std_error=True with a store: standard errors are kept beside K, read them with found.std_error"
+        )
     if seed is not None and exact:
         raise InvalidInputError(
             f"seed={seed!r}, but this kernel is exact: a seed belongs to FidelityKernel(..., shots=1000)"

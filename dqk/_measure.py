@@ -265,6 +265,8 @@ class _Jobs(Work):
         self.tries[item] = self.tries.get(item, 0) + 1
         m.budget.spend(m.device.limits, shots * rows)
         m.log.intent(self._key(item), tag, shots, rows, worker)
+        for observer in m.observers:
+            observer.submitted(rows, shots * rows, m.device.limits.seconds(1, shots * rows))
         return tag
 
     def accept(self, items: Collection[int], document: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:

@@ -75,6 +75,11 @@ class OnPool:
     def __init__(self, pool: WorkerPool):
         self.pool = pool
 
+    @property
+    def device(self) -> Any:
+        """What all of the pool's workers are, where each of them is a quantum processor; None elsewhere."""
+        return getattr(self.pool, "device", None)
+
     def everywhere(self, digest: str, drive: Callable[[WorkerPool], Arrays]) -> Arrays:
         """Runs in this process."""
         if self.pool.inherited:

@@ -77,6 +77,9 @@ class Observer:
     def progressed(self, statistics: Statistics, remaining: int) -> None:
         """Some items were accepted."""
 
+    def submitted(self, circuits: int, shots: int, device_s: float) -> None:
+        """A job for a device is about to be submitted, which may take so many seconds there."""
+
     def finished(self) -> None:
         """Nothing is left to do, or the run is given up."""
 

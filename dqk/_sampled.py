@@ -24,11 +24,11 @@ from dqk._resources import require_memory
 from dqk._run import Observer
 from dqk._stored import Destination
 from dqk.backends.autograd import first_derivative_only
-from dqk.backends.shifts import Shifts
+from dqk.backends.shifts import Jacobian, shift_terms
 from dqk.circuit import Circuit
 from dqk.errors import InvalidInputError, UnsupportedError
 from dqk.kernels.shot_plan import ShotPlan
-from dqk.scheduler.shots import standard_error, variance_driven, wilson_interval
+from dqk.scheduler import pilot_shots, standard_error, variance_driven, weighted, wilson_interval
 from dqk.store import Fingerprint, GramStore, Grid, StoredGram
 from dqk.store.jobs import JobLog
 
@@ -127,17 +127,23 @@ class Estimate:
 
     Attributes:
         frequencies: of 0...0, shape (E,).
-        shots: measurements behind them, shape (E,); zero for probabilities.
+        shots: measurements behind them, shape (E,).
+        effective: measurements in one go that would be as sure, shape (E,): fewer where a pilot is mixed in.
     """
 
     frequencies: np.ndarray
     shots: np.ndarray
+    effective: np.ndarray
+
+    def part(self, own: np.ndarray) -> Estimate:
+        """Of some entries."""
+        return Estimate(self.frequencies[own], self.shots[own], self.effective[own])
 
     def beside(self) -> dict[str, tuple[np.ndarray, float]]:
         """What a store keeps beside K, and its value where nothing was measured: standard errors, bounds and shots."""
-        low, high = wilson_interval(self.frequencies, self.shots)
+        low, high = wilson_interval(self.frequencies, self.effective)
         return {
-            "std_error": (standard_error(self.frequencies, self.shots), 0.0),
+            "std_error": (standard_error(self.frequencies, self.effective), 0.0),
             "low": (low, 1.0),
             "high": (high, 1.0),
             "shots": (self.shots.astype(np.float64), 0.0),
@@ -161,41 +167,48 @@ def estimate(
         finished: is called with entry numbers and the `Estimate` so far, when these entries are final.
     """
     left, right = entries.left[entries.rows], entries.right[entries.columns]
-    known = Estimate(np.full(len(entries), np.nan), np.zeros(len(entries), np.int64))
+    stage, plan, count = "x".join(map(str, entries.grid.shape)), job.plan, len(entries)
+    known = Estimate(np.full(count, np.nan), np.zeros(count, np.int64), np.ones(count))
 
     def first(rows: np.ndarray, found: np.ndarray) -> None:
         known.frequencies[rows] = found
         finished(rows, known)
 
-    stage = "x".join(map(str, entries.grid.shape))
-    plan = job.plan
-    if plan is None:
+    if plan is None or not count:
         measurement.frequencies(left, right, None, stage, needed, first)
         return known
-    count = plan.per_entry(len(entries))
-    known.shots[:] = count
-    shots = known.shots.copy()
-    if plan.allocation == "uniform":
-        measurement.frequencies(left, right, shots, stage, needed, first)
+    if plan.allocation != "variance":
+        known.shots[:] = _fixed(plan, entries)
+        known.effective[:] = np.maximum(known.shots, 1)
+        measurement.frequencies(left, right, known.shots, stage, needed, first)
         return known
-    pilot = measurement.frequencies(left, right, shots, f"{stage}-pilot", needed)
-    missing = np.isnan(pilot)
-    total = plan.budget or count * len(entries)
-    weights = _weights(plan, entries)
-    more = variance_driven(np.where(missing, 0.0, pilot), count, total, weights)
-    more = np.where(missing, 0, np.asarray(more) - count)
+    each = plan.shots or pilot_shots(count, plan.total(count))
+    # All of the pilot, also where tiles are there already: the second stage follows from it.
+    asked = None if needed is None or needed.any() else needed
+    pilot = measurement.frequencies(left, right, np.full(count, each), f"{stage}-pilot", asked)
+    if asked is not None:
+        return known
+    allocation = variance_driven(pilot, each, plan.total(count), _weights(plan, entries))
+    known.shots[:] = each + allocation.shots
+    then = np.zeros(count)
 
     def second(rows: np.ndarray, found: np.ndarray) -> None:
-        known.shots[rows] += more[rows]
-        known.frequencies[rows] = (pilot[rows] * count + found * more[rows]) / known.shots[rows]
+        then[rows] = found
+        known.frequencies[:], known.effective[:] = allocation.combine(pilot, then)
         finished(rows, known)
 
-    known.frequencies[:] = pilot
-    enough = np.flatnonzero((more == 0) & ~missing)
-    if len(enough):
-        finished(enough, known)
-    measurement.frequencies(left, right, more, f"{stage}-rest", needed, second)
+    measurement.frequencies(left, right, allocation.shots, f"{stage}-rest", needed, second)
     return known
+
+
+def _fixed(plan: ShotPlan, entries: Entries) -> int | np.ndarray:
+    """Shots that follow from the plan alone."""
+    count = len(entries)
+    if plan.allocation == "uniform":
+        return plan.per_entry(count)
+    weights = _weights(plan, entries)
+    assert weights is not None
+    return weighted(weights, plan.total(count)).shots
 
 
 def _weights(plan: ShotPlan, entries: Entries) -> np.ndarray | None:
@@ -230,8 +243,8 @@ class _Sampled(torch.autograd.Function):
         entries = Entries(_array(ax), None if ay is None else _array(ay), _duplicates(job))
         measurement = job.measurement(executor, _array(shared), JobLog(None), observers)
         found = estimate(job, measurement, entries)
-        error, otherwise = found.beside()["std_error"] if job.plan else (np.zeros(len(entries)), 0.0)
-        both = [entries.matrix(found.frequencies, 1.0), entries.matrix(error, otherwise)]
+        errors = standard_error(found.frequencies, found.effective) if job.plan else np.zeros(len(entries))
+        both = [entries.matrix(found.frequencies, 1.0), entries.matrix(errors, 0.0)]
         values, errors = (torch.from_numpy(matrix).to(ax) for matrix in both)
         ctx.mark_non_differentiable(errors)
         return values, errors
@@ -240,7 +253,7 @@ class _Sampled(torch.autograd.Function):
     @first_derivative_only
     def backward(ctx, cotangent: Tensor, _: Tensor):
         ax, ay, shared = ctx.saved_tensors
-        job, needs = ctx.job, ctx.needs_input_grad[3:]
+        job = ctx.job
         entries = Entries(_array(ax), None if ctx.symmetric else _array(ay), _duplicates(job))
         folded = cotangent + cotangent.T if ctx.symmetric else cotangent
         weights = _array(folded)[entries.rows, entries.columns]
@@ -255,7 +268,7 @@ class _Sampled(torch.autograd.Function):
             total.index_add_(0, torch.from_numpy(where[kept]), torch.from_numpy(weights[kept, None] * slope).to(total))
         d_angles = torch.from_numpy(weights[kept] @ d_shared).to(shared)
         dax, day = (found[0] + found[1], None) if ctx.symmetric else (found[0], found[1])
-        return None, None, None, dax if needs[0] else None, day if needs[1] else None, d_angles
+        return None, None, None, dax, day, d_angles
 
 
 def slopes(
@@ -265,7 +278,7 @@ def slopes(
     right: np.ndarray,
     shared: np.ndarray,
     observers: Sequence[Observer] = (),
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+) -> Jacobian[np.ndarray]:
     """Derivatives of entries by all of their angles, by shift rules: all shifts of all entries go out together.
 
     Args:
@@ -279,16 +292,17 @@ def slopes(
     Returns:
         dk/d(left) (P, A_d), dk/d(right) (P, A_d), dk/d(shared) (P, A_s).
     """
-    shifts = Shifts(job.circuit)
-    rows_left, rows_right = shifts.shifted(left, right, shared)
-    whole = SampledJob(job.device, shifts.circuit, job.plan, job.seed)
+    terms = shift_terms(job.circuit)
+    rows_left, rows_right = terms.shifted(left, right, shared)
+    whole = SampledJob(job.device, terms.circuit, job.plan, job.seed)
     measurement = whole.measurement(executor, np.zeros(0), JobLog(None), observers)
     shots = None
     if job.plan is not None:
         count = job.plan.shots or job.plan.per_entry(max(1, len(left)))
         shots = np.full(len(rows_left), count, np.int64)
     about = digest_of({"left": rows_left, "right": rows_right})
-    return shifts.jacobian(measurement.frequencies(rows_left, rows_right, shots, f"shifts-{about[:12]}"))
+    values = measurement.frequencies(rows_left, rows_right, shots, f"shifts-{about[:12]}")
+    return terms.jacobian(values, len(left))
 
 
 def stored_sampled(
@@ -349,7 +363,7 @@ class _Writer:
         order = np.argsort(entries.tile_of, kind="stable")
         self.of_tile = np.split(order, np.cumsum(self.open)[:-1])
         empty = np.flatnonzero((self.open == 0) & ~done)  # one sample against itself
-        self._commit(empty.tolist(), Estimate(np.zeros(len(entries)), np.zeros(len(entries), np.int64)))
+        self._commit(empty.tolist(), Estimate(np.zeros(0), np.zeros(0, np.int64), np.ones(0)))
 
     def finished(self, rows: np.ndarray, known: Estimate) -> None:
         """Notes entries; commits the tiles that are complete with them."""
@@ -365,8 +379,8 @@ class _Writer:
             own, place = self.of_tile[number], self.places[number]
             tiles.append((*place, self.entries.tile(own, place, known.frequencies[own], 1.0)))
             if self.measured:
-                part = Estimate(known.frequencies[own], known.shots[own]).beside()
-                beside.append({name: self.entries.tile(own, place, *pair) for name, pair in part.items()})
+                part = known.part(own).beside().items()
+                beside.append({name: self.entries.tile(own, place, *pair) for name, pair in part})
         if tiles:
             self.store.commit(tiles, beside)
 

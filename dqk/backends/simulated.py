@@ -15,7 +15,6 @@ from dqk.backends.base import Capabilities
 from dqk.backends.sampled import DeviceLimits, SampledBackend
 from dqk.backends.statevector import StatevectorBackend
 from dqk.circuit import Circuit
-from dqk.errors import UnsupportedError
 
 _CHUNK = 256  # rows
 
@@ -64,8 +63,3 @@ class SimulatedBackend(SampledBackend):
         )
         re, im = (x[0] * y[0] + x[1] * y[1]).sum(0), (x[1] * y[0] - x[0] * y[1]).sum(0)
         return (re**2 + im**2).clamp(0.0, 1.0).numpy()
-
-    def _expectations(self, *_: object) -> torch.Tensor:
-        raise UnsupportedError("backend 'simulated' measures kernel entries only; use 'statevector'")
-
-    _expectations_vjp = _expectations  # type: ignore[assignment]

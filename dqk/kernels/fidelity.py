@@ -11,6 +11,7 @@ from dqk.circuit import Circuit, simplify_for_fidelity
 from dqk.errors import InvalidInputError, whole_number
 from dqk.kernels.base import Engine, Kernel
 from dqk.kernels.feature_map import FeatureMap
+from dqk.kernels.shot_plan import ShotPlan
 
 
 class FidelityKernel(Kernel):
@@ -19,7 +20,7 @@ class FidelityKernel(Kernel):
     Args:
         feature_map: what encodes a sample; its trainable parameters become `kernel.params`.
         backend: `auto`, the name of an installed backend, or a backend object.
-        shots: measurements per entry; None for exact values.
+        shots: measurements per entry, or a `ShotPlan`; None for exact values.
         executor: where tiles run; None for this process.
 
     Raises:
@@ -38,7 +39,11 @@ class FidelityKernel(Kernel):
     """
 
     def __init__(
-        self, feature_map: FeatureMap, backend: str | Backend = "auto", shots: int | None = None, executor: Any = None
+        self,
+        feature_map: FeatureMap,
+        backend: str | Backend = "auto",
+        shots: int | ShotPlan | None = None,
+        executor: Any = None,
     ):
         super().__init__()
         if not isinstance(feature_map, FeatureMap):
@@ -47,8 +52,10 @@ class FidelityKernel(Kernel):
             )
         self.feature_map = feature_map
         self.backend = backend
-        self.shots = None if shots is None else whole_number("shots", shots, 1, "None (exact) or ")
-        if self.shots is not None and self.shots >= 2**53:
+        if shots is not None and not isinstance(shots, ShotPlan):
+            shots = whole_number("shots", shots, 1, "None (exact), a ShotPlan or ")
+        self.shots = shots
+        if isinstance(shots, int) and shots >= 2**53:
             raise InvalidInputError(f"shots is {shots}, expected less than 2**53: frequencies are float64")
         self.executor = executor
         self.params = nn.Parameter(feature_map.initial_params()) if feature_map.n_params else None

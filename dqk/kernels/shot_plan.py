@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,15 +13,15 @@ from dqk.errors import InvalidInputError, real_number, whole_number
 Duplicates = Literal["off_diagonal", "all", "none"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ShotPlan:
     """Measurements of the entries of a kernel matrix; `FidelityKernel(..., shots=1000)` is `shots=ShotPlan(1000)`.
 
     Args:
         shots: measurements of each entry. With `allocation="variance"` those of the pilot, which every entry gets; None for a
-            tenth of the budget.
-        allocation: `uniform`: the same for all. `variance`: a pilot, then what is left of the budget where it lowers the error
-            of K most (Neyman: in proportion to the standard deviation of an entry, times its weight).
+            number that suits the budget.
+        allocation: `uniform`: the same for all. `weighted`: in proportion to the weights. `variance`: a pilot, then what is left
+            of the budget where it lowers the error of K most, weights counted, see `dqk.scheduler.variance_driven`.
         budget: measurements in all, never exceeded; None for `shots` times the number of entries.
         budget_s: seconds of the device in all, as the device's own figures predict them, never exceeded; None for any.
         weights: how much each entry counts, shape (N, M), from 0: such as |alpha_i alpha_j| of a support vector machine.
@@ -33,7 +34,7 @@ class ShotPlan:
     """
 
     shots: int | None = None
-    allocation: Literal["uniform", "variance"] = "uniform"
+    allocation: Literal["uniform", "variance", "weighted"] = "uniform"
     budget: int | None = None
     budget_s: float | None = None
     weights: Any = None
@@ -53,8 +54,12 @@ class ShotPlan:
                 object.__setattr__(self, "budget_s", real_number("budget_s", self.budget_s, 0.0))
             except InvalidInputError as error:
                 problems.append(str(error))
-        if self.allocation not in ("uniform", "variance"):
-            problems.append(f"allocation is {self.allocation!r}, expected 'uniform' or 'variance'")
+        if self.allocation not in ("uniform", "variance", "weighted"):
+            problems.append(f"allocation is {self.allocation!r}, expected 'uniform', 'variance' or 'weighted'")
+        elif self.allocation != "uniform" and self.budget is None:
+            problems.append(f"allocation={self.allocation!r} shares out a budget, and none is given")
+        elif (self.allocation == "weighted") > (self.weights is not None):
+            problems.append("allocation='weighted' needs weights")
         if self.evaluate_duplicates not in ("off_diagonal", "all", "none"):
             problems.append(
                 f"evaluate_duplicates is {self.evaluate_duplicates!r}, expected 'off_diagonal', 'all' or 'none'"
@@ -62,8 +67,8 @@ class ShotPlan:
         if self.shots is None and self.budget is None:
             problems.append("neither shots nor budget is given: ShotPlan(1000), or ShotPlan(budget=1_000_000)")
         if self.weights is not None:
-            if self.allocation != "variance":
-                problems.append("weights are for allocation='variance'")
+            if self.allocation == "uniform":
+                problems.append("weights are for allocation='weighted' or 'variance'")
             try:
                 object.__setattr__(self, "weights", _weights(self.weights))
             except InvalidInputError as error:
@@ -71,32 +76,33 @@ class ShotPlan:
         if problems:
             raise InvalidInputError("\n".join(problems))
 
+    def total(self, entries: int) -> int:
+        """Measurements in all that so many entries may take."""
+        return self.budget if self.budget is not None else (self.shots or 0) * entries
+
     def per_entry(self, entries: int) -> int:
-        """Measurements of every entry, or of the pilot.
+        """Measurements of every entry, if all get the same.
 
         Raises:
             InvalidInputError: if the budget is too small for that.
         """
-        if self.budget is None:
-            assert self.shots is not None
-            return self.shots
-        most = self.budget // max(1, entries)
-        wanted = self.shots or (most if self.allocation == "uniform" else max(1, most // 10))
-        if wanted > most or not wanted:
+        wanted = self.shots or max(1, self.total(entries) // max(1, entries))
+        if wanted * entries > self.total(entries):
             raise InvalidInputError(
-                f"{entries:,} entries with {max(1, wanted):,} shots each need {entries * max(1, wanted):,}, the budget is "
-                f"{self.budget:,}; give a larger budget or fewer shots"
+                f"{entries:,} entries with {wanted:,} shots each need {entries * wanted:,}, the budget is {self.budget:,}; give a "
+                "larger budget or fewer shots"
             )
         return wanted
 
     def to_dict(self) -> dict[str, Any]:
         """What values depend on, for JSON: a cap on what is spent is not part of it."""
         found: dict[str, Any] = {"shots": self.shots, "duplicates": self.evaluate_duplicates}
-        if self.shots is None or self.allocation == "variance":
+        if self.shots is None or self.allocation != "uniform":
             found["budget"] = self.budget
-        if self.allocation == "variance":
-            found["allocation"] = "variance"
-            found["weights"] = None if self.weights is None else float(np.sum(self.weights**2))
+        if self.allocation != "uniform":
+            found["allocation"] = self.allocation
+        if self.weights is not None:
+            found["weights"] = hashlib.blake2b(self.weights.tobytes(), digest_size=8).hexdigest()
         return found
 
 

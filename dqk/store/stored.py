@@ -86,6 +86,18 @@ class StoredGram:
                 f"{self.path / DESCRIPTION} is damaged: {error!r}; restore it from a copy, or compute the store again"
             ) from error
 
+    @property
+    def std_error(self) -> np.ndarray:
+        """Standard errors of the entries of a measured matrix, shape (N, M): as stored, or of simulated shots from K.
+
+        Raises:
+            StoreError: if the entries are exact.
+        """
+        if self.fingerprint.sampling is None and self.fingerprint.shots is not None:
+            k = np.asarray(self)
+            return np.sqrt(k * (1 - k) / self.fingerprint.shots)
+        return np.asarray(self.beside("std_error")[:])
+
     def beside(self, name: str) -> Any:
         """What a measured matrix has beside its entries, a zarr array of shape (N, M).
 
