@@ -68,13 +68,13 @@ class Budget:
     spent_s: float = 0.0
     jobs: int = 0
 
-    def spend(self, limits: DeviceLimits, shots: int) -> None:
+    def spend(self, limits: DeviceLimits, circuits: int, shots: int) -> None:
         """Takes a job's shots.
 
         Raises:
             BudgetError: if they are not there.
         """
-        seconds = limits.seconds(1, shots)
+        seconds = limits.seconds(circuits, shots)
         if self.shots is not None and self.spent_shots + shots > self.shots:
             raise BudgetError(
                 f"the next job needs {shots:,} shots, and of {self.shots:,} {self.spent_shots:,} are spent; what is measured is "
@@ -221,7 +221,7 @@ class _Jobs(Work):
         self.pool: WorkerPool | None = None
         limits = m.device.limits
         seconds = [
-            limits.seconds(1, len(rows) * (shots or 0)) + _LEAST_S * len(rows)
+            limits.seconds(len(rows), len(rows) * (shots or 0)) + _LEAST_S * len(rows)
             for rows, shots in zip(jobs, self.shots, strict=True)
         ]
         numbers = np.arange(len(jobs), dtype=np.int32)
@@ -263,10 +263,10 @@ class _Jobs(Work):
             return before
         tag = self._tag(item)
         self.tries[item] = self.tries.get(item, 0) + 1
-        m.budget.spend(m.device.limits, shots * rows)
+        m.budget.spend(m.device.limits, rows, shots * rows)
         m.log.intent(self._key(item), tag, shots, rows, worker)
         for observer in m.observers:
-            observer.submitted(rows, shots * rows, m.device.limits.seconds(1, shots * rows))
+            observer.submitted(rows, shots * rows, m.device.limits.seconds(rows, shots * rows))
         return tag
 
     def accept(self, items: Collection[int], document: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:

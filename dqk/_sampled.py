@@ -24,7 +24,7 @@ from dqk._resources import require_memory
 from dqk._run import Observer
 from dqk._stored import Destination
 from dqk.backends.autograd import first_derivative_only
-from dqk.backends.shifts import Jacobian, shift_terms
+from dqk.backends.shifts import WHICH, Jacobian, shift_terms
 from dqk.circuit import Circuit
 from dqk.errors import InvalidInputError, UnsupportedError
 from dqk.kernels.shot_plan import ShotPlan
@@ -243,8 +243,8 @@ class _Sampled(torch.autograd.Function):
         entries = Entries(_array(ax), None if ay is None else _array(ay), _duplicates(job))
         measurement = job.measurement(executor, _array(shared), JobLog(None), observers)
         found = estimate(job, measurement, entries)
-        errors = standard_error(found.frequencies, found.effective) if job.plan else np.zeros(len(entries))
-        both = [entries.matrix(found.frequencies, 1.0), entries.matrix(errors, 0.0)]
+        spread = standard_error(found.frequencies, found.effective) if job.plan else np.zeros(len(entries))
+        both = [entries.matrix(found.frequencies, 1.0), entries.matrix(spread, 0.0)]
         values, errors = (torch.from_numpy(matrix).to(ax) for matrix in both)
         ctx.mark_non_differentiable(errors)
         return values, errors
@@ -278,6 +278,7 @@ def slopes(
     right: np.ndarray,
     shared: np.ndarray,
     observers: Sequence[Observer] = (),
+    which: tuple[str, ...] = WHICH,
 ) -> Jacobian[np.ndarray]:
     """Derivatives of entries by all of their angles, by shift rules: all shifts of all entries go out together.
 
@@ -288,11 +289,12 @@ def slopes(
         right: data angles of y, shape (P, A_d).
         shared: shape (A_s,).
         observers: of the run.
+        which: derivatives that are wanted; the others are zero, and measured by nobody.
 
     Returns:
         dk/d(left) (P, A_d), dk/d(right) (P, A_d), dk/d(shared) (P, A_s).
     """
-    terms = shift_terms(job.circuit)
+    terms = shift_terms(job.circuit, which)
     rows_left, rows_right = terms.shifted(left, right, shared)
     whole = SampledJob(job.device, terms.circuit, job.plan, job.seed)
     measurement = whole.measurement(executor, np.zeros(0), JobLog(None), observers)
@@ -322,7 +324,9 @@ def stored_sampled(
         BudgetError: if the budget does not cover all; what is measured stays.
     """
     if destination.shard is not None:
-        raise UnsupportedError("shards of a measured matrix: let one process drive all devices (--qpu A --qpu B) instead")
+        raise UnsupportedError(
+            "shards of a measured matrix: let one process drive all devices (--qpu A --qpu B) instead"
+        )
     entries = Entries(_array(ax), None if ay is None else _array(ay), _duplicates(job))
     fingerprint = Fingerprint.of(
         job.circuit.to_dict(),
@@ -336,14 +340,12 @@ def stored_sampled(
         about=about,
         sampling=None if job.plan is None else {**job.plan.to_dict(), "rows": _job_rows(job)},
     )
-    opened = GramStore.open(
-        destination.path, fingerprint, resume=destination.resume, take_over=destination.take_over
-    )
+    opened = GramStore.open(destination.path, fingerprint, resume=destination.resume, take_over=destination.take_over)
     with opened as store:
         log = JobLog(Path(destination.path))
         measurement = job.measurement(executor, _array(shared), log, observers)
         for record in log.records.values():
-            seconds = record.intents * job.device.limits.seconds(1, record.shots * record.rows)
+            seconds = record.intents * job.device.limits.seconds(record.rows, record.shots * record.rows)
             measurement.budget.note(record.spent, seconds, record.intents)
         writer = _Writer(entries, store, job.plan is not None)
         estimate(job, measurement, entries, writer.needed, writer.finished)

@@ -31,8 +31,11 @@ class DeviceLimits:
         seeded: a job's counts are fixed by its seed.
         recovers: a job that was submitted can be found again, by its tag or its number.
         priced: running it costs something: nothing is submitted twice.
-        job_s: seconds of the device that a job takes beside its shots.
+        job_s: seconds of the device that a job takes beside its circuits.
+        circuit_s: seconds of the device that a circuit takes beside its shots.
         shot_s: seconds of the device that a shot takes.
+        price_per_job, price_per_s, price_per_shot: what a job costs, in `currency`.
+        currency: of prices.
     """
 
     max_circuits_per_job: int | None = None
@@ -41,11 +44,24 @@ class DeviceLimits:
     recovers: bool = False
     priced: bool = False
     job_s: float = 0.0
+    circuit_s: float = 0.0
     shot_s: float = 0.0
+    price_per_job: float = 0.0
+    price_per_s: float = 0.0
+    price_per_shot: float = 0.0
+    currency: str = ""
 
-    def seconds(self, jobs: int, shots: int) -> float:
-        """Seconds of the device for so many jobs with so many shots in all."""
-        return jobs * self.job_s + shots * self.shot_s
+    def seconds(self, circuits: int, shots: int, jobs: int = 1) -> float:
+        """Seconds of the device for jobs with so many circuits and shots in all."""
+        return jobs * self.job_s + circuits * self.circuit_s + shots * self.shot_s
+
+    def price(self, circuits: int, shots: int, jobs: int = 1) -> float:
+        """What they cost, in `currency`."""
+        return (
+            jobs * self.price_per_job
+            + self.price_per_s * self.seconds(circuits, shots, jobs)
+            + self.price_per_shot * shots
+        )
 
 
 class SampledBackend(Backend):
@@ -95,6 +111,10 @@ class SampledBackend(Backend):
             UnsupportedError: if the device cannot run the circuit or these shots.
             ClusterError: if the device cannot be reached or gives no result; the job may then have run.
         """
+
+    def answers(self) -> bool:
+        """Whether the device can be reached now."""
+        return True
 
     def attach(self, job: str) -> np.ndarray | None:
         """What `run` would have given, for a job that was submitted before, by the name that `told` heard; None if unknown."""

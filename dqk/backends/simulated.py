@@ -58,7 +58,7 @@ class SimulatedBackend(SampledBackend):
 
     def _probabilities(self, circuit: Circuit, left: np.ndarray, right: np.ndarray, shared: np.ndarray) -> np.ndarray:
         x, y = (
-            self._states.encode(circuit, torch.from_numpy(np.ascontiguousarray(angles)), torch.from_numpy(shared))
+            self._states.encode(circuit, torch.tensor(angles), torch.tensor(shared))
             for angles in (left, right)
         )
         re, im = (x[0] * y[0] + x[1] * y[1]).sum(0), (x[1] * y[0] - x[0] * y[1]).sum(0)

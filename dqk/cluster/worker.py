@@ -17,9 +17,9 @@ import numpy as np
 
 from dqk._task import run_task
 from dqk.cluster.base import Arrays
-from dqk.errors import cause
 from dqk.cluster.channel import Channel, Kind
 from dqk.cluster.mapped import map_arrays
+from dqk.errors import cause
 
 _PR_SET_PDEATHSIG = 1
 

@@ -44,6 +44,7 @@ class QKOptions:
     projection: bool
     feature_map: FeatureMap | None
     backend: str | Backend
+    shots: int | None = None
 
     @property
     def n_reference_sets(self) -> int:
@@ -76,6 +77,7 @@ class QKOptions:
         """
         found = [] if self.n_qubits is None else whole_number("n_qubits", self.n_qubits)
         found += whole_number("n_references", self.n_references)
+        found += [] if self.shots is None else whole_number("shots", self.shots)
         for name, known in _CHOICES.items():
             if getattr(self, name) not in known:
                 found.append(str(unknown_name(name, getattr(self, name), known)))

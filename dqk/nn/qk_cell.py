@@ -11,16 +11,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dqk._gram import executor_of, job_of
+from dqk._gram import executor_of, job_of, sampled_job_of
 from dqk.backends import EncodingBackend, autograd, resolve
+from dqk.backends.sampled import SampledBackend
 from dqk.circuit import simplify_for_fidelity
-from dqk.kernels import FeatureMap
+from dqk.kernels import FeatureMap, ShotPlan
 from dqk.nn.compiled import plan_of, run_compiled, why_not
-from dqk.nn.evaluation import against_references
+from dqk.nn.evaluation import KernelValues, against_references
 from dqk.nn.farm import FarmPlan, Heads, run_farmed
 from dqk.nn.farm_rule import Farming, FarmOptions
 from dqk.nn.fused import FusedPlan, run_fused
 from dqk.nn.layout import Layout
+from dqk.nn.measured import Measured
 from dqk.nn.options import QKOptions
 from dqk.nn.recurrent import GateCell, Step
 
@@ -75,6 +77,7 @@ class QKCell(GateCell):
         self.kernel_scale = options.scale_for(self.feature_map)
         self.circuit = simplify_for_fidelity(self.feature_map.circuit).circuit
         self.backend = resolve(options.backend, self.circuit)
+        self.measures = options.shots is not None or isinstance(self.backend, SampledBackend)
         place: dict[str, Any] = {"device": device, "dtype": dtype}
         n_inputs, n_features, count = hidden_size + input_size, self.feature_map.n_features, options.n_references
         copies = 4 if options.gate_kernel == "projection" else 1
@@ -142,7 +145,7 @@ class QKCell(GateCell):
         """References encoded, inputs projected and readout scaled, once per forward pass; see `GateCell.begin`."""
         params = self.params_of_groups()
         references = self.angles_of(self._placed_references(), params)
-        values = [against_references(self.backend, self.circuit, *group) for group in references]
+        values = [self._against(*group) for group in references]
         alpha, gate_bias = self._readout()
         projected, hidden = self._projected(inputs)
 
@@ -152,6 +155,16 @@ class QKCell(GateCell):
             return self.preactivations(kernel, alpha, gate_bias)
 
         return projected, step
+
+    def _against(self, references: Tensor, shared: Tensor) -> KernelValues:
+        """What gives the kernel values of new samples: this process, or a device that measures them."""
+        if not self.measures:
+            return against_references(self.backend, self.circuit, references, shared)
+        executor = executor_of(None if self.farm is None else self.farm.executor)
+        plan = None if self.options.shots is None else ShotPlan(self.options.shots)
+        job = sampled_job_of(self.options.backend, self.circuit, plan, None, executor)
+        assert job is not None
+        return Measured(job, executor, references, shared)
 
     def _projected(self, inputs: Tensor) -> tuple[Tensor, Tensor | None]:
         """What the inputs add to the features, shape (S, P), and from hidden state to features, shape (H, P)."""
@@ -178,7 +191,7 @@ class QKCell(GateCell):
         self, x: Tensor, layout: Layout, h0: Tensor | None, c0: Tensor | None, reverse: bool, check: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
         """In compiled code where that applies, see `dqk.nn.compiled`."""
-        if self.plan is None or x.device.type != "cpu" or (self.farm is not None and self.farming.farms):
+        if self.plan is None or self.measures or x.device.type != "cpu" or self._farms:
             return super().run(x, layout, h0, c0, reverse, check)
         return run_compiled(self.plan, layout, reverse, check, x, h0, c0, *self._tensors())
 
@@ -208,9 +221,9 @@ class QKCell(GateCell):
         self, inputs: Tensor, batch_sizes: Sequence[int], h0: Tensor, c0: Tensor, reverse: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
         """As one autograd node where that applies, see `dqk.nn.fused`."""
-        if self.farm is not None and self.farming.farms:
+        if self._farms:
             return self._run_farmed(inputs, batch_sizes, h0, c0, reverse)
-        if not self.fused:
+        if self.measures or not self.fused:
             return super().run_rows(inputs, batch_sizes, h0, c0, reverse)
         backend: EncodingBackend = self.backend  # type: ignore[assignment]
         params = None if self.params is None else self.params[0]
@@ -228,6 +241,10 @@ class QKCell(GateCell):
         """Has workers compute kernel values from now on, or this process."""
         self.farm = farm if farm is not None and farm.executor is not None else None
         self.__dict__.pop("farming", None)
+
+    @property
+    def _farms(self) -> bool:
+        return not self.measures and self.farm is not None and self.farming.farms
 
     @cached_property
     def farming(self) -> Farming:

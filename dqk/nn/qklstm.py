@@ -56,7 +56,9 @@ class QKLSTM(GatedRecurrence):
         feature_map: None for the paper's, else any `FeatureMap`. Compiled code runs all time steps at once if its angles
             are declared; else they run in torch, with a warning. Its trainable parameters are trained, one copy for
             all gates (one for each with `gate_kernel="circuit"`).
-        backend: `auto`, the name of an installed backend, or a backend object.
+        backend: `auto`, the name of an installed backend, or a backend object; one that measures, such as
+            `qpu:http://127.0.0.1:8000`, gives gradients by shift rules, all time steps' in one batch.
+        shots: measurements of each kernel value; None for exact values, which a quantum processor cannot give.
         reference_data: for `references="data"`, training inputs x, shape (M, D), or rows [h; x], shape (M, H + D),
             NumPy or torch. As many as are needed (N, or 4 N with `gate_kernel="references"`) are taken in order; of
             more rows, a random subset. In angle space they are projected by the W of the start.
@@ -111,6 +113,7 @@ class QKLSTM(GatedRecurrence):
         executor: Any = None,
         farm: Farm = "auto",
         micro_batch: int | None = None,
+        shots: int | None = None,
     ):
         super().__init__(input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional)
         self.options = QKOptions(
@@ -125,6 +128,7 @@ class QKLSTM(GatedRecurrence):
             projection=projection,
             feature_map=feature_map,
             backend=backend,
+            shots=shots,
         )
         problems = self._problems()
         problems += self.options.problems([] if problems else [hidden_size + n for n in self._layer_input_sizes()])

@@ -15,9 +15,9 @@ import numpy as np
 from dqk._failpoint import failpoint
 from dqk._lease import Lease
 from dqk.errors import InvalidInputError, StoreError
-from dqk.store import jobs, journal, leases
+from dqk.store import journal, leases
 from dqk.store.digests import class_id, numeric_class
-from dqk.store.files import BESIDE, DESCRIPTION, describe, explained, read_description, sync, temporary_folder
+from dqk.store.files import DESCRIPTION, describe, explained, read_description, sync, temporary_folder
 from dqk.store.fingerprint import Fingerprint
 from dqk.store.journal import Tile
 from dqk.store.state import State, load

@@ -1,0 +1,261 @@
+"""Several quantum processors as workers of one pool: each pulls jobs at its own speed.
+
+Choose it where one matrix is measured by a fleet. A processor that stops answering, fails one job after the other or is found
+out of calibration is drained: what it had goes to the others.
+"""
+
+from __future__ import annotations
+
+import math
+import queue
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from dqk._measure import Device
+from dqk._task import run_task
+from dqk.backends.resolve import resolve
+from dqk.backends.sampled import DeviceLimits, SampledBackend
+from dqk.circuit import Circuit, Gate, data
+from dqk.cluster import Arrays, Done, Failed, Joined, Lost, PoolEvent, Worker, WorkerPool
+from dqk.errors import ClusterError, InvalidInputError, cause
+
+_IN_FLIGHT = 2  # jobs at a processor: one runs, one waits there, so that none is idle between two
+_FAILURES = 3  # in a row, after which a processor is drained
+_CHECK_SHOTS = 500
+
+
+@dataclass
+class QPUReport:
+    """What one processor did.
+
+    Attributes:
+        name: of the backend, such as `qpu:http://127.0.0.1:8000`.
+        jobs: that it gave results for.
+        seconds: from the submission of each to its result, in all.
+        fidelity: of the last check of its calibration: k(x, x), which is 1 without errors; None without checks.
+        drained: why it gets no more work; None if it does.
+    """
+
+    name: str
+    jobs: int = 0
+    seconds: float = 0.0
+    fidelity: float | None = None
+    drained: str | None = None
+
+
+@dataclass
+class _QPU:
+    worker: Worker
+    backend: SampledBackend
+    report: QPUReport
+    threads: ThreadPoolExecutor
+    failures: int = 0
+    checked: float = -math.inf
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+class QPUPool(WorkerPool):
+    """Quantum processors, each known by the name of a backend.
+
+    Args:
+        qpus: names of backends that measure, such as `qpu:http://127.0.0.1:8000`; a URL alone will do.
+        least_fidelity: checks each processor's calibration when it joins and every `check_s`: it measures k(x, x), which is 1
+            without errors, and is drained if it finds less than this. None for no checks. Checks cost shots beside the budget.
+        check_s: seconds between two checks.
+
+    Example:
+        >>> pool = QPUPool(["http://127.0.0.1:8001", "http://127.0.0.1:8002"])  # connects when it is entered
+        >>> pool
+        QPUPool(['qpu:http://127.0.0.1:8001', 'qpu:http://127.0.0.1:8002'])
+    """
+
+    name = "qpu"
+    kills = False
+
+    def __init__(self, qpus: Sequence[str], least_fidelity: float | None = None, check_s: float = 60.0):
+        if isinstance(qpus, str) or not qpus or not all(isinstance(name, str) for name in qpus):
+            raise InvalidInputError(f"qpus is {qpus!r}, expected URLs of QPU services or names of backends, in a list")
+        if least_fidelity is not None and not 0 < least_fidelity <= 1:
+            raise InvalidInputError(f"least_fidelity is {least_fidelity!r}, expected a number above 0 and at most 1")
+        self.names = [f"qpu:{name}" if name.startswith(("http://", "https://")) else name for name in qpus]
+        if len(set(self.names)) < len(self.names):
+            raise InvalidInputError(f"a QPU is named twice: {', '.join(self.names)}")
+        self.least_fidelity, self.check_s = least_fidelity, check_s
+        self._qpus: dict[str, _QPU] = {}
+        self._arrays: dict[str, Arrays] = {}
+        self._events: queue.SimpleQueue[PoolEvent] = queue.SimpleQueue()
+        self._device: Device | None = None
+        self.reports: list[QPUReport] = []
+
+    def __repr__(self) -> str:
+        return f"QPUPool({self.names!r})"
+
+    @property
+    def device(self) -> Device:
+        """All processors as one device, whose jobs each of them takes."""
+        if self._device is None:
+            raise InvalidInputError("the QPU pool is not open; use it inside a block: with pool: gram(..., executor=pool)")
+        return self._device
+
+    def backend_of(self, worker: str) -> str | None:
+        """The processor's backend."""
+        return self._qpus[worker].report.name if worker in self._qpus else None
+
+    def start(self) -> None:
+        """Asks every processor for its limits; one that does not answer is drained at once."""
+        self.reports = []
+        for number, name in enumerate(self.names):
+            report = QPUReport(name)
+            self.reports.append(report)
+            try:
+                backend = resolve(name, Circuit(1, ()))
+                if not isinstance(backend, SampledBackend):
+                    raise InvalidInputError(f"backend {name!r} measures no circuits, expected a QPU")
+                limits = backend.limits
+            except ClusterError as error:
+                report.drained = cause(error)
+                continue
+            del limits
+            worker = Worker(f"qpu-{number}", 1, name)
+            threads = ThreadPoolExecutor(_IN_FLIGHT, thread_name_prefix=f"dqk-{worker.id}")
+            self._qpus[worker.id] = _QPU(worker, backend, report, threads)
+            self._events.put(Joined(worker))
+        if not self._qpus:
+            causes = "; ".join(f"{report.name}: {report.drained}" for report in self.reports)
+            raise ClusterError(f"no QPU answers: {causes}")
+        self._device = Device("qpu", _common([qpu.backend.limits for qpu in self._qpus.values()]), self._exact())
+
+    def _exact(self) -> bool:
+        return all(qpu.backend.capabilities.exact for qpu in self._qpus.values())
+
+    def workers(self) -> tuple[Worker, ...]:
+        """The processors that are not drained."""
+        return tuple(qpu.worker for qpu in self._qpus.values())
+
+    def put(self, digest: str, arrays: Arrays) -> None:
+        """Keeps a reference."""
+        self._arrays[digest] = arrays
+
+    def drop(self, digest: str) -> None:
+        """Lets go of it."""
+        self._arrays.pop(digest, None)
+
+    def submit(self, worker: str, ticket: int, task: bytes) -> None:
+        """Has one of the processor's threads submit the task's jobs and wait for them."""
+        qpu = self._qpus.get(worker)
+        if qpu is not None:
+            qpu.threads.submit(self._run, qpu, ticket, task)
+
+    def _run(self, qpu: _QPU, ticket: int, task: bytes) -> None:
+        began = time.monotonic()
+        try:
+            self._check(qpu)
+            if qpu.report.drained:
+                return
+            event: PoolEvent = Done(qpu.worker.id, ticket, run_task(task, self._arrays))
+        except BaseException as error:
+            event = Failed(qpu.worker.id, ticket, cause(error))
+        failed = isinstance(event, Failed) or _all_failed(event.result)
+        with qpu.lock:
+            qpu.failures = qpu.failures + 1 if failed else 0
+            if not failed:
+                qpu.report.jobs += 1
+                qpu.report.seconds += time.monotonic() - began
+            ended = qpu.failures >= _FAILURES
+        self._events.put(event)
+        if failed and not qpu.backend.answers():
+            self._drain(qpu, "it does not answer")
+        elif ended:
+            self._drain(qpu, f"{_FAILURES} jobs in a row failed")
+
+    def _check(self, qpu: _QPU) -> None:
+        """Measures what should be 1, when it is time to."""
+        with qpu.lock:
+            due = self.least_fidelity is not None and time.monotonic() - qpu.checked >= self.check_s
+            if not due or qpu.report.drained:
+                return
+            qpu.checked = time.monotonic()
+        width = min(4, qpu.backend.capabilities.max_qubits or 4)
+        angles = np.full((1, 2 * width), 1.0)
+        found = float(qpu.backend.run(_probe(width), angles, angles, np.zeros(0), _CHECK_SHOTS)[0])
+        qpu.report.fidelity = found
+        assert self.least_fidelity is not None
+        if found < self.least_fidelity:
+            self._drain(qpu, f"out of calibration: k(x, x) is {found:.3f}, expected at least {self.least_fidelity:g}")
+
+    def _drain(self, qpu: _QPU, why: str) -> None:
+        with qpu.lock:
+            if qpu.report.drained:
+                return
+            qpu.report.drained = why
+        self._events.put(Lost(qpu.worker.id, why))
+
+    def poll(self, timeout_s: float) -> list[PoolEvent]:
+        """What the processors' threads have to tell."""
+        events: list[PoolEvent] = []
+        if not self._qpus and self._events.empty():
+            causes = "; ".join(f"{report.name}: {report.drained}" for report in self.reports)
+            raise ClusterError(f"no QPU is left: {causes}")
+        try:
+            events.append(self._events.get(timeout=timeout_s) if timeout_s > 0 else self._events.get_nowait())
+            while True:
+                events.append(self._events.get_nowait())
+        except queue.Empty:
+            pass
+        for event in events:
+            if isinstance(event, Lost):
+                self._qpus.pop(event.worker).threads.shutdown(wait=False, cancel_futures=True)
+        return events
+
+    def kill(self, worker: str) -> None:
+        """Does nothing: a job at a processor is waited for."""
+
+    def close(self) -> None:
+        """Lets threads end that wait for results; jobs that were submitted stay at the processors."""
+        for qpu in self._qpus.values():
+            qpu.threads.shutdown(wait=False, cancel_futures=True)
+        self._qpus, self._device = {}, None
+
+
+def _all_failed(result: Any) -> bool:
+    from dqk._wire import unpack
+
+    document, arrays = unpack(result)
+    return bool(document.get("failed")) and not arrays
+
+
+def _common(limits: list[DeviceLimits]) -> DeviceLimits:
+    """What every processor takes; seconds and prices are the largest, so that a budget holds wherever a job goes."""
+    first = limits[0]
+    least = {
+        name: min((v for v in (getattr(one, name) for one in limits) if v is not None), default=None)
+        for name in ("max_circuits_per_job", "max_shots")
+    }
+    most = {
+        name: max(getattr(one, name) for one in limits)
+        for name in ("job_s", "circuit_s", "shot_s", "price_per_job", "price_per_s", "price_per_shot")
+    }
+    currencies = {one.currency for one in limits if one.priced}
+    if len(currencies) > 1:
+        raise InvalidInputError(f"QPUs with prices in {' and '.join(sorted(currencies))}; use those of one currency together")
+    flags = {
+        "seeded": all(one.seeded for one in limits),
+        "recovers": all(one.recovers for one in limits) and len(limits) == 1,  # a job is known where it was submitted
+        "priced": any(one.priced for one in limits),
+    }
+    return replace(first, **least, **most, **flags)
+
+
+def _probe(width: int) -> Circuit:
+    """Rotations by 1 about y and z on every qubit: undone by their inverses, they leave 0...0."""
+    gates = [Gate(name, (q,), data(2 * q + k)) for q in range(width) for k, name in enumerate(("ry", "rz"))]
+    entanglers = [Gate("cx", (q, q + 1)) for q in range(width - 1)]
+    return Circuit(width, (*gates, *entanglers), 2 * width)
+
+
