@@ -50,6 +50,12 @@ class Device:
         return cls(named(backend) if name is None else name, backend.limits, backend.capabilities.exact)
 
 
+def job_rows(limits: DeviceLimits, wanted: int | None) -> int:
+    """Circuits of a full job on such a device; `wanted` asks for fewer than it takes."""
+    most = limits.max_circuits_per_job or wanted or _ROWS
+    return min(wanted or most, most)
+
+
 @dataclass
 class Budget:
     """What may be spent, and what was. It is never exceeded: a job that would is not submitted.
@@ -127,8 +133,7 @@ class Measurement:
     @property
     def job_rows(self) -> int:
         """Circuits of a full job."""
-        limit = self.device.limits.max_circuits_per_job
-        return min(self.rows or limit or _ROWS, limit or self.rows or _ROWS)
+        return job_rows(self.device.limits, self.rows)
 
     def frequencies(
         self,

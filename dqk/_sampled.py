@@ -18,12 +18,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dqk._measure import Budget, Device, Measurement
+from dqk._measure import Budget, Device, Measurement, job_rows
 from dqk._pooled import Executor, digest_of
 from dqk._resources import require_memory
 from dqk._run import Observer
 from dqk._stored import Destination
 from dqk.backends.autograd import first_derivative_only
+from dqk.backends.sampled import SIDE
 from dqk.backends.shifts import WHICH, Jacobian, shift_terms
 from dqk.circuit import Circuit
 from dqk.errors import InvalidInputError, UnsupportedError
@@ -31,9 +32,6 @@ from dqk.kernels.shot_plan import ShotPlan
 from dqk.scheduler import pilot_shots, standard_error, variance_driven, weighted, wilson_interval
 from dqk.store import Fingerprint, GramStore, Grid, StoredGram
 from dqk.store.jobs import JobLog
-
-_SIDE = 32
-"""Of a tile: a unit of storage, small enough that a matrix of 200 samples has several."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +78,7 @@ class Entries:
     def __init__(self, ax: np.ndarray, ay: np.ndarray | None, duplicates: str):
         self.symmetric = ay is None
         others = ax if ay is None else ay
-        self.grid = Grid((len(ax), len(others)), _SIDE, self.symmetric, ax.dtype)
+        self.grid = Grid((len(ax), len(others)), SIDE, self.symmetric, ax.dtype)
         parts = []
         for number, (row, column) in enumerate(self.grid.tiles()):
             r, c = (np.arange(*self.grid.span(block, axis)) for axis, block in enumerate((row, column)))
@@ -338,7 +336,9 @@ def stored_sampled(
         shots=None if job.plan is None else job.plan.shots,
         seed=job.seed,
         about=about,
-        sampling=None if job.plan is None else {**job.plan.to_dict(), "rows": _job_rows(job)},
+        sampling=None
+        if job.plan is None
+        else {**job.plan.to_dict(), "rows": job_rows(job.device.limits, job.plan.max_circuits_per_job)},
     )
     opened = GramStore.open(destination.path, fingerprint, resume=destination.resume, take_over=destination.take_over)
     with opened as store:
@@ -387,10 +387,11 @@ class _Writer:
             self.store.commit(tiles, beside)
 
 
-def _job_rows(job: SampledJob) -> int:
-    limit = job.device.limits.max_circuits_per_job
-    own = None if job.plan is None else job.plan.max_circuits_per_job
-    return min(number for number in (limit, own, 2**31) if number is not None)
+def _sampling(job: SampledJob) -> dict[str, Any] | None:
+    """What values depend on beside shots and seed: jobs of another size have other seeds."""
+    if job.plan is None:
+        return None
+    return {**job.plan.to_dict(), "rows": job_rows(job.device.limits, job.plan.max_circuits_per_job)}
 
 
 def _duplicates(job: SampledJob) -> str:

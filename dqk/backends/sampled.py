@@ -18,6 +18,9 @@ from dqk.backends.shifts import Jacobian, shift_terms
 from dqk.circuit import Circuit
 from dqk.errors import UnsupportedError
 
+SIDE = 32
+"""Of a tile of a measured matrix."""
+
 _ROWS = 4096  # of a job, where the device sets no limit: bounds the memory that its tables take
 
 
@@ -111,6 +114,10 @@ class SampledBackend(Backend):
             UnsupportedError: if the device cannot run the circuit or these shots.
             ClusterError: if the device cannot be reached or gives no result; the job may then have run.
         """
+
+    def tile_side(self, circuit: Circuit, dtype: torch.dtype) -> int:
+        """Small: a tile is a unit of storage here, jobs are cut by the device's limit."""
+        return SIDE
 
     def answers(self) -> bool:
         """Whether the device can be reached now."""

@@ -57,9 +57,6 @@ class SimulatedBackend(SampledBackend):
         return np.random.default_rng(seed).binomial(shots, found) / shots
 
     def _probabilities(self, circuit: Circuit, left: np.ndarray, right: np.ndarray, shared: np.ndarray) -> np.ndarray:
-        x, y = (
-            self._states.encode(circuit, torch.tensor(angles), torch.tensor(shared))
-            for angles in (left, right)
-        )
+        x, y = (self._states.encode(circuit, torch.tensor(angles), torch.tensor(shared)) for angles in (left, right))
         re, im = (x[0] * y[0] + x[1] * y[1]).sum(0), (x[1] * y[0] - x[0] * y[1]).sum(0)
         return (re**2 + im**2).clamp(0.0, 1.0).numpy()

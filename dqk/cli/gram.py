@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
+from dqk.cli import measuring as options
 from dqk.cli.output import print_json, stderr, stdout, table
 from dqk.cli.pools import opened, serves
 from dqk.errors import InvalidInputError, unknown_name
@@ -57,10 +58,22 @@ def gram(
         int | None, typer.Option(help="Layers of reuploading, repetitions of zz, iqp, ising.", min=1)
     ] = None,
     bandwidth: Annotated[float, typer.Option(help="Multiplies the samples before anything else.")] = 1.0,
-    backend: Annotated[str, typer.Option(help="auto, statevector, mps or reference.")] = "auto",
+    backend: Annotated[
+        str, typer.Option(help="auto, statevector, mps, reference; simulated, pennylane:DEVICE, qpu:URL measure.")
+    ] = "auto",
     log: Annotated[bool, typer.Option("--log", help="Natural logarithms, which do not underflow.")] = False,
     shots: Annotated[int | None, typer.Option(help="Measurements per entry (default: exact values).", min=1)] = None,
     seed: Annotated[int | None, typer.Option(help="Of the measurements (default: 0).", min=0)] = None,
+    budget: options.Budget = None,
+    budget_seconds: options.BudgetSeconds = None,
+    allocation: options.Allocation = None,
+    max_circuits_per_job: options.MaxCircuits = None,
+    evaluate_duplicates: options.Duplicates = None,
+    return_std_error: options.StdError = False,
+    qpu: options.QPUs = None,
+    token_file: options.TokenFile = None,
+    least_fidelity: options.LeastFidelity = None,
+    dry_run: options.DryRun = False,
     executor: Annotated[str, typer.Option(help="inline, processes, ray or mpi.")] = "inline",
     workers: Annotated[int | None, typer.Option(help="Workers, or threads if inline (default: all).", min=1)] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the store, or begin it.")] = False,
@@ -75,40 +88,56 @@ def gram(
     """Compute the kernel matrix of the samples in a file, one qubit per column."""
     if executor == "mpi" and serves(workers):
         return
-    display, spans = _observers()
+    options.use_tokens(token_file)
+    shots_plan = options.shots_of(shots, budget, budget_seconds, allocation, max_circuits_per_job, evaluate_duplicates)
     with contextlib.ExitStack() as stack:
         if executor == "mpi":  # the other ranks wait for rank 0, also if it finds that there is nothing to do
             pool = stack.enter_context(opened(executor, None))
-        destination = _destination(out, resume, take_over, shard, trace, timeline)
-        kernel, samples, others = _problem(x, y, feature_map, layers, bandwidth, backend, shots)
+        destination = None if dry_run else _destination(out, resume, take_over, shard, trace, timeline)
+        kernel, samples, others = _problem(x, y, feature_map, layers, bandwidth, backend, shots_plan)
         if executor == "mpi" and destination is None:
             stderr().print(
                 "note: a rank that is lost ends an MPI job, and without a store (-o K.zarr) its work with it"
             )
         stack.enter_context(_stoppable(out, destination is not None))
         if executor != "mpi":
-            pool = stack.enter_context(opened(executor, workers))
+            workers_of = options.pool_of(qpu, least_fidelity, executor) if qpu else opened(executor, workers)
+            pool = stack.enter_context(workers_of)
+        if dry_run:
+            options.price(kernel, len(samples), None if others is None else len(others), pool, json)
+            return
+        display, spans = _observers(options.measured(kernel, pool))
         began = time.perf_counter()
         watching = [display, *([spans] if trace or timeline else [])]
-        found = _compute(kernel, samples, others, pool, destination, watching, log, _seed(seed, shots))
+        errors = return_std_error and destination is None
+        found = _compute(kernel, samples, others, pool, destination, watching, log, _seed(seed, shots_plan), errors)
         seconds = time.perf_counter() - began
-    if destination is None:
-        _save(out, found)
+    found = _saved(out, found, errors) if destination is None else found
     for path, write in ((trace, spans.save), (timeline, spans.draw)):
         if path is not None:
             write(path)
     document = _document(kernel, found, others is None, out, executor, display, seconds)
+    document |= options.report(display, pool)
     print_json(document) if json else _show(document)
 
 
-def _observers() -> tuple[Any, Any]:
+def _observers(measured: bool) -> tuple[Any, Any]:
     from dqk._trace import Trace
     from dqk.cli.live import LiveDisplay
 
-    return LiveDisplay(), Trace()
+    return LiveDisplay("jobs" if measured else "tiles"), Trace()
 
 
-def _seed(seed: int | None, shots: int | None) -> int | None:
+def _saved(out: Path, found: Any, errors: bool) -> Any:
+    """Writes K, and its standard errors beside it; gives K."""
+    if errors:
+        found, spread = found
+        _save(out.with_suffix(".std_error.npy"), spread)
+    _save(out, found)
+    return found
+
+
+def _seed(seed: int | None, shots: Any) -> int | None:
     if shots is None and seed is not None:
         raise InvalidInputError(f"--seed {seed} without --shots: exact values need no seed")
     return None if shots is None else seed or 0
@@ -165,7 +194,7 @@ def _destination(
 
 
 def _problem(
-    x: Path, y: Path | None, name: str, layers: int | None, bandwidth: float, backend: str, shots: int | None
+    x: Path, y: Path | None, name: str, layers: int | None, bandwidth: float, backend: str, shots: Any
 ) -> tuple[Any, Any, Any]:
     """The kernel and its samples."""
     from dqk.data.samples import read_samples
@@ -215,11 +244,29 @@ def _stoppable(out: Path, stored: bool) -> Iterator[None]:
 
 
 def _compute(
-    kernel: Any, samples: Any, others: Any, pool: Any, destination: Any, observers: Any, log: bool, seed: int | None
+    kernel: Any,
+    samples: Any,
+    others: Any,
+    pool: Any,
+    destination: Any,
+    observers: Any,
+    log: bool,
+    seed: int | None,
+    errors: bool,
 ) -> Any:
     from dqk import gram
 
-    return gram(kernel, samples, others, executor=pool, store=destination, progress=observers, log=log, seed=seed)
+    return gram(
+        kernel,
+        samples,
+        others,
+        executor=pool,
+        store=destination,
+        progress=observers,
+        log=log,
+        seed=seed,
+        return_std_error=errors,
+    )
 
 
 def _save(out: Path, matrix: Any) -> None:
@@ -243,7 +290,7 @@ def _document(
     return {
         "shape": list(found.shape),
         "dtype": str(found.dtype),
-        "digest": _digest(kernel, found, symmetric),
+        "digest": _digest(kernel, found, symmetric, display.unit == "jobs"),
         "out": str(out),
         "kernel": str(kernel),
         "executor": executor,
@@ -257,18 +304,19 @@ def _document(
     }
 
 
-def _digest(kernel: Any, found: Any, symmetric: bool) -> str | None:
+def _digest(kernel: Any, found: Any, symmetric: bool, measured: bool) -> str | None:
     """Of the matrix, tile by tile: the same for a store and for an array."""
     import numpy as np
     import torch
 
     from dqk.backends import resolve
+    from dqk.backends.sampled import SIDE
     from dqk.store import Grid, StoredGram, matrix_digest, tile_digest
 
     if isinstance(found, StoredGram):
         return found.digest
     dtype = torch.float32 if found.dtype == np.float32 else torch.float64
-    side = resolve(kernel.backend, kernel.circuit).tile_side(kernel.circuit, dtype)
+    side = SIDE if measured else resolve(kernel.backend, kernel.circuit).tile_side(kernel.circuit, dtype)
     grid = Grid(found.shape, side, symmetric, found.dtype)
     tiles = (found[slice(*grid.span(row, 0)), slice(*grid.span(column, 1))] for row, column in grid.tiles())
     return matrix_digest(found.shape, found.dtype, side, symmetric, map(tile_digest, tiles))
@@ -279,9 +327,9 @@ def _show(document: dict[str, Any]) -> None:
     rows, columns = document["shape"]
     shown.add_row("matrix", escape(f"{rows} x {columns}, {document['dtype']}, in {document['out']}"))
     shown.add_row("kernel", document["kernel"])
-    shown.add_row(
-        "tiles", f"{document['computed']} of {document['tiles']} computed now, in {document['seconds']:.1f} s"
-    )
+    unit = "tiles" if "shots" not in document else "jobs"
+    shown.add_row(unit, f"{document['computed']} of {document['tiles']} computed now, in {document['seconds']:.1f} s")
+    options.show(shown, document)
     shown.add_row(
         "workers", ", ".join(f"{name}: {items}" for name, items in document["workers"].items()) or "none needed"
     )

@@ -21,19 +21,30 @@ _EVERY_S = 30.0  # a line this often where there is no terminal
 class LiveDisplay(Observer):
     """Tiles done, rate, time left; per worker its tiles and load; retries and losses.
 
+    Args:
+        unit: what is counted: `tiles`, or `jobs` of devices.
+
     Attributes:
+        unit: what is counted.
         statistics: of the run; None before anything happened.
         total: tiles in all.
         done: tiles that needed no computing.
+        jobs: jobs that were submitted to devices.
+        circuits: in those jobs.
+        shots: of those circuits in all.
+        device_s: seconds that they take there, as the device predicts them.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, unit: str = "tiles") -> None:
+        self.unit = unit
+        self.jobs = self.circuits = self.shots = 0
+        self.device_s = 0.0
         self.statistics: Statistics | None = None
         self.total = self.done = 0
         self._console = stderr()
         self._nodes: dict[str, str] = {}
         self._started = self._said = time.monotonic()
-        columns = (TextColumn("tiles"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"))
+        columns = (TextColumn(unit), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"))
         self._bar = Progress(
             *columns, TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), console=self._console
         )
@@ -44,7 +55,7 @@ class LiveDisplay(Observer):
         self.total, self.done = total, done
         self._started = self._said = time.monotonic()
         if done:
-            self._say(f"{done} of {total} tiles are there, {total - done} to compute")
+            self._say(f"{done} of {total} {self.unit} are there, {total - done} to do")
         self._task = self._bar.add_task("", total=total, completed=done, rate="")
         if self._console.is_terminal:
             self._live = Live(get_renderable=self._render, console=self._console, refresh_per_second=4)
@@ -63,10 +74,19 @@ class LiveDisplay(Observer):
         self.statistics = statistics
         finished, now = self.total - remaining, time.monotonic()
         rate = (finished - self.done) / max(now - self._started, 1e-9)
-        self._bar.update(self._task, completed=finished, rate=f"{rate:.1f} tiles/s")
+        self._bar.update(self._task, completed=finished, rate=f"{rate:.1f} {self.unit}/s")
         if not self._console.is_terminal and now - self._said > _EVERY_S:
             self._said = now
-            self._say(f"{finished} of {self.total} tiles, {rate:.1f} tiles/s, {remaining / max(rate, 1e-9):.0f} s left")
+            self._say(
+                f"{finished} of {self.total} {self.unit}, {rate:.1f} {self.unit}/s, {remaining / max(rate, 1e-9):.0f} s left"
+            )
+
+    def submitted(self, circuits: int, shots: int, device_s: float) -> None:
+        """Counts."""
+        self.jobs += 1
+        self.circuits += circuits
+        self.shots += shots
+        self.device_s += device_s
 
     def finished(self) -> None:
         """Leaves the last state on the terminal."""
@@ -80,8 +100,8 @@ class LiveDisplay(Observer):
             return Group(self._bar, "waiting for workers ...")
         elapsed = max(time.monotonic() - self._started, 1e-9)
         table = Table(box=None, padding=(0, 2), header_style="bold")
-        for name in ("worker", "node", "tiles", "load"):
-            table.add_column(name, justify="right" if name in ("tiles", "load") else "left")
+        for name in ("worker", "node", self.unit, "load"):
+            table.add_column(name, justify="right" if name in (self.unit, "load") else "left")
         for name, worker in list(found.workers.items())[:_ROWS]:
             load = "lost" if worker.lost else f"{min(worker.busy_s / elapsed, 1.0):.0%}"
             table.add_row(name, self._nodes.get(name, ""), str(worker.items), load)

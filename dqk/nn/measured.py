@@ -59,7 +59,7 @@ class Measured:
             sizes = np.cumsum([len(pair[0]) for pair in pairs])[:-1]
             for k, parts in zip(wanted, zip(*(np.split(part, sizes) for part in found), strict=True), strict=True):
                 shape = len(self.steps[k]), len(self.references)
-                self._slopes[k] = tuple(part.reshape(*shape, -1) for part in parts)  # type: ignore[assignment]
+                self._slopes[k] = tuple(part.reshape(*shape, -1) for part in parts)
         kept = self._slopes[step]
         assert kept is not None
         return kept

@@ -162,7 +162,8 @@ class QKCell(GateCell):
             return against_references(self.backend, self.circuit, references, shared)
         executor = executor_of(None if self.farm is None else self.farm.executor)
         plan = None if self.options.shots is None else ShotPlan(self.options.shots)
-        job = sampled_job_of(self.options.backend, self.circuit, plan, None, executor)
+        seed = int(torch.randint(2**62, ()))  # `torch.manual_seed` makes measurements repeatable, where the device does
+        job = sampled_job_of(self.options.backend, self.circuit, plan, seed, executor)
         assert job is not None
         return Measured(job, executor, references, shared)
 

@@ -161,9 +161,9 @@ class QKLSTM(GatedRecurrence):
             cell.set_farm(workers)  # type: ignore[operator]
 
     def farming(self) -> Farming | None:
-        """Who computes the kernel values of the first layer, and why; None without an executor."""
+        """Who computes the kernel values of the first layer, and why; None without an executor, or where they are measured."""
         cell: QKCell = self.cells[0]  # type: ignore[assignment]
-        return None if cell.farm is None else cell.farming
+        return None if cell.farm is None or cell.measures else cell.farming
 
     def _reference_data(self, given: Any) -> tuple[list[str], Tensor | None]:
         """What is wrong with `reference_data`, and the rows."""

@@ -10,9 +10,9 @@ import math
 import queue
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -100,7 +100,9 @@ class QPUPool(WorkerPool):
     def device(self) -> Device:
         """All processors as one device, whose jobs each of them takes."""
         if self._device is None:
-            raise InvalidInputError("the QPU pool is not open; use it inside a block: with pool: gram(..., executor=pool)")
+            raise InvalidInputError(
+                "the QPU pool is not open; use it inside a block: with pool: gram(..., executor=pool)"
+            )
         return self._device
 
     def backend_of(self, worker: str) -> str | None:
@@ -117,11 +119,10 @@ class QPUPool(WorkerPool):
                 backend = resolve(name, Circuit(1, ()))
                 if not isinstance(backend, SampledBackend):
                     raise InvalidInputError(f"backend {name!r} measures no circuits, expected a QPU")
-                limits = backend.limits
+                backend.limits  # noqa: B018  # asks the processor
             except ClusterError as error:
                 report.drained = cause(error)
                 continue
-            del limits
             worker = Worker(f"qpu-{number}", 1, name)
             threads = ThreadPoolExecutor(_IN_FLIGHT, thread_name_prefix=f"dqk-{worker.id}")
             self._qpus[worker.id] = _QPU(worker, backend, report, threads)
@@ -158,7 +159,7 @@ class QPUPool(WorkerPool):
             self._check(qpu)
             if qpu.report.drained:
                 return
-            event: PoolEvent = Done(qpu.worker.id, ticket, run_task(task, self._arrays))
+            event: Done | Failed = Done(qpu.worker.id, ticket, run_task(task, self._arrays))
         except BaseException as error:
             event = Failed(qpu.worker.id, ticket, cause(error))
         failed = isinstance(event, Failed) or _all_failed(event.result)
@@ -232,24 +233,29 @@ def _all_failed(result: Any) -> bool:
 
 def _common(limits: list[DeviceLimits]) -> DeviceLimits:
     """What every processor takes; seconds and prices are the largest, so that a budget holds wherever a job goes."""
-    first = limits[0]
-    least = {
-        name: min((v for v in (getattr(one, name) for one in limits) if v is not None), default=None)
-        for name in ("max_circuits_per_job", "max_shots")
-    }
-    most = {
-        name: max(getattr(one, name) for one in limits)
-        for name in ("job_s", "circuit_s", "shot_s", "price_per_job", "price_per_s", "price_per_shot")
-    }
     currencies = {one.currency for one in limits if one.priced}
     if len(currencies) > 1:
-        raise InvalidInputError(f"QPUs with prices in {' and '.join(sorted(currencies))}; use those of one currency together")
-    flags = {
-        "seeded": all(one.seeded for one in limits),
-        "recovers": all(one.recovers for one in limits) and len(limits) == 1,  # a job is known where it was submitted
-        "priced": any(one.priced for one in limits),
-    }
-    return replace(first, **least, **most, **flags)
+        raise InvalidInputError(
+            f"QPUs with prices in {' and '.join(sorted(currencies))}; use those of one currency together"
+        )
+    return DeviceLimits(
+        max_circuits_per_job=_least(one.max_circuits_per_job for one in limits),
+        max_shots=_least(one.max_shots for one in limits),
+        seeded=all(one.seeded for one in limits),
+        recovers=len(limits) == 1 and limits[0].recovers,  # a job is known where it was submitted
+        priced=any(one.priced for one in limits),
+        job_s=max(one.job_s for one in limits),
+        circuit_s=max(one.circuit_s for one in limits),
+        shot_s=max(one.shot_s for one in limits),
+        price_per_job=max(one.price_per_job for one in limits),
+        price_per_s=max(one.price_per_s for one in limits),
+        price_per_shot=max(one.price_per_shot for one in limits),
+        currency=next(iter(currencies), ""),
+    )
+
+
+def _least(bounds: Iterable[int | None]) -> int | None:
+    return min((bound for bound in bounds if bound is not None), default=None)
 
 
 def _probe(width: int) -> Circuit:
@@ -257,5 +263,3 @@ def _probe(width: int) -> Circuit:
     gates = [Gate(name, (q,), data(2 * q + k)) for q in range(width) for k, name in enumerate(("ry", "rz"))]
     entanglers = [Gate("cx", (q, q + 1)) for q in range(width - 1)]
     return Circuit(width, (*gates, *entanglers), 2 * width)
-
-
