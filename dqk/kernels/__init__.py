@@ -4,5 +4,29 @@ from dqk.kernels.base import Kernel
 from dqk.kernels.feature_map import Angle, FeatureMap
 from dqk.kernels.fidelity import FidelityKernel
 from dqk.kernels.projected import ProjectedKernel
+from dqk.kernels.repair import (
+    RepairReport,
+    closest_psd_matrix,
+    displace_matrix,
+    flip_matrix,
+    mitigate_depolarizing_noise,
+    repair_matrix,
+    symmetrise_matrix,
+    threshold_matrix,
+)
 
-__all__ = ["Angle", "FeatureMap", "FidelityKernel", "Kernel", "ProjectedKernel"]
+__all__ = [
+    "Angle",
+    "FeatureMap",
+    "FidelityKernel",
+    "Kernel",
+    "ProjectedKernel",
+    "RepairReport",
+    "closest_psd_matrix",
+    "displace_matrix",
+    "flip_matrix",
+    "mitigate_depolarizing_noise",
+    "repair_matrix",
+    "symmetrise_matrix",
+    "threshold_matrix",
+]
