@@ -17,7 +17,14 @@ from dqk.backends.base import Capabilities
 from dqk.backends.resolve import is_secret, split_options
 from dqk.backends.sampled import DeviceLimits, SampledBackend
 from dqk.circuit import Circuit, Gate
-from dqk.errors import BackendUnavailableError, ClusterError, DQKError, InvalidInputError, UnsupportedError, whole_number
+from dqk.errors import (
+    BackendUnavailableError,
+    ClusterError,
+    DQKError,
+    InvalidInputError,
+    UnsupportedError,
+    whole_number,
+)
 
 _OPERATIONS = {
     "h": "Hadamard",
@@ -128,7 +135,9 @@ class PennyLaneBackend(SampledBackend):
         """One `device.execute`. PennyLane's devices know neither tags nor names of jobs."""
         self.check_supported(circuit)
         if shots is None and not self.capabilities.exact:
-            raise UnsupportedError(f"backend {self.name!r} gives frequencies, not probabilities: give a number of shots")
+            raise UnsupportedError(
+                f"backend {self.name!r} gives frequencies, not probabilities: give a number of shots"
+            )
         if not len(left):
             return np.empty(0)
         device = self._device(circuit.n_qubits, seed)
@@ -162,7 +171,9 @@ class PennyLaneBackend(SampledBackend):
         # Rows that do not differ would be one row to the device, with one outcome for all.
         if self._kind in _BATCHES and self._noise is None and circuit.columns("data"):
             step = max(1, _AMPLITUDES // 2 ** (circuit.n_qubits * (2 if self._kind == "default.mixed" else 1)))
-        fixed = [None if gate.is_data else _operation(gate, _angle(gate, shared), measured.wires) for gate in circuit.gates]
+        fixed = [
+            None if gate.is_data else _operation(gate, _angle(gate, shared), measured.wires) for gate in circuit.gates
+        ]
         tapes = []
         for start in range(0, len(angles), step):
             rows = angles[start : start + step].T if step > 1 else angles[start]
