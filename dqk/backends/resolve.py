@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 from functools import lru_cache
 from importlib.metadata import entry_points
+from typing import Any
+from urllib.parse import parse_qsl
 
 from dqk.backends.base import Backend
 from dqk.circuit import Circuit, simplify_for_fidelity
 from dqk.errors import InvalidInputError, UnsupportedError, unknown_name
 
 _GROUP = "dqk.backends"
-_PLANNED = {"custatevec", "cuda", "gpu", "qpu"}
+_FAMILIES = "dqk.backend_families"
+_PLANNED = {"custatevec", "cuda", "gpu"}
 
 
 @lru_cache(maxsize=1)
@@ -19,24 +23,75 @@ def available() -> dict[str, str]:
     return {point.name: point.value for point in entry_points(group=_GROUP)}
 
 
+@lru_cache(maxsize=1)
+def families() -> dict[str, str]:
+    """Prefixes of names that stand for many devices, as in `pennylane:lightning.qubit`, with the functions that open them."""
+    return {point.name: point.value for point in entry_points(group=_FAMILIES)}
+
+
+def split_options(text: str) -> tuple[str, dict[str, bool | int | float | str]]:
+    """What stands before the question mark, and the options behind it.
+
+    >>> split_options("lightning.qubit?shots=1000&batch_obs=true&kernel_name=AVX2")
+    ('lightning.qubit', {'shots': 1000, 'batch_obs': True, 'kernel_name': 'AVX2'})
+
+    Raises:
+        InvalidInputError: for an option without a value, or one that says a secret: names are stored and shown.
+    """
+    name, _, query = text.partition("?")
+    try:
+        pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query))
+    except ValueError as error:
+        raise InvalidInputError(f"options {query!r} of {name!r}, expected key=value&key=value") from error
+    for key, _ in pairs:
+        if is_secret(key):
+            raise InvalidInputError(
+                f"option {key!r} of {name!r}: names of backends are stored and shown, so give secrets by the provider's "
+                "environment variables, or make the device yourself and pass the object"
+            )
+    return name, {key: _value(value) for key, value in pairs}
+
+
+def is_secret(option: str) -> bool:
+    """Whether an option of this name holds something that must not be shown."""
+    return any(word in option.lower() for word in ("token", "key", "secret", "password"))
+
+
+def _value(text: str) -> bool | int | float | str:
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            pass
+    return text
+
+
 @lru_cache(maxsize=32)
 def _load(name: str) -> Backend:
     for point in entry_points(group=_GROUP, name=name):
         loaded: Backend = point.load()()
         return loaded
-    if name in _PLANNED or name.startswith(("pennylane:", "qpu:")):
+    family, colon, rest = name.partition(":")
+    if colon:
+        for point in entry_points(group=_FAMILIES, name=family):
+            opened: Backend = point.load()(rest)
+            return opened
+    if name in _PLANNED:
         raise UnsupportedError(
             f"backend {name!r} is not part of this version; it has {', '.join(sorted(available()))} and auto"
         )
-    raise unknown_name("backend", name, [*available(), "auto"])
+    raise unknown_name("backend", name, [*available(), "auto", *(f"{family}:..." for family in families())])
 
 
-def resolve(backend: str | Backend, circuit: Circuit) -> Backend:
+def resolve(backend: str | Backend | Any, circuit: Circuit) -> Backend:
     """The backend that computes this circuit's fidelities.
 
     Args:
-        backend: a backend object; the name of an installed one (entry-point group `dqk.backends`); or `auto`, which takes
-            `mps` where the simplified circuit is a product of one-qubit circuits and `statevector` for the rest.
+        backend: a backend object; a PennyLane device; the name of an installed backend (entry-point group `dqk.backends`);
+            a family and what it is to open, such as `pennylane:lightning.qubit` (group `dqk.backend_families`); or `auto`,
+            which takes `mps` where the simplified circuit is a product of one-qubit circuits and `statevector` for the rest.
         circuit: the circuit.
 
     Returns:
@@ -52,7 +107,7 @@ def resolve(backend: str | Backend, circuit: Circuit) -> Backend:
     return found
 
 
-def resolve_expectations(backend: str | Backend, circuit: Circuit) -> Backend:
+def resolve_expectations(backend: str | Backend | Any, circuit: Circuit) -> Backend:
     """The backend that computes this circuit's expectation values; `auto` is `statevector`. See `resolve`."""
     found = _find("statevector" if backend == "auto" else backend)
     if not found.capabilities.expectations:
@@ -61,11 +116,18 @@ def resolve_expectations(backend: str | Backend, circuit: Circuit) -> Backend:
     return found
 
 
-def _find(backend: str | Backend) -> Backend:
+def _find(backend: str | Backend | Any) -> Backend:
     if isinstance(backend, str):
         return _load(backend)
-    if not isinstance(backend, Backend):
-        raise InvalidInputError(
-            f"backend is {backend!r}, expected a name ({', '.join(sorted(available()))} or auto) or a Backend object"
-        )
-    return backend
+    if isinstance(backend, Backend):
+        return backend
+    # Who has a device has loaded PennyLane; for all others it need not be there.
+    if "pennylane" in sys.modules:
+        from dqk.backends._pennylane import PennyLaneBackend, is_device
+
+        if is_device(backend):
+            return PennyLaneBackend(backend)
+    raise InvalidInputError(
+        f"backend is {backend!r}, expected a name ({', '.join(sorted(available()))} or auto), a Backend object or a "
+        "PennyLane device"
+    )
