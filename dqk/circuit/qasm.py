@@ -16,8 +16,8 @@ import numpy as np
 if TYPE_CHECKING:
     from dqk.circuit.model import Circuit, Gate, Operand
 
-# Not in stdgates.inc.
-_DEFINITIONS = {
+# Not in stdgates.inc; the QPU service knows these texts.
+DEFINITIONS = {
     "rxx": "gate rxx(t) a, b { h a; h b; cx a, b; rz(t) b; cx a, b; h a; h b; }",
     "ryy": "gate ryy(t) a, b { rx(pi/2) a; rx(pi/2) b; cx a, b; rz(t) b; cx a, b; rx(-pi/2) a; rx(-pi/2) b; }",
     "rzz": "gate rzz(t) a, b { cx a, b; rz(t) b; cx a, b; }",
@@ -49,7 +49,7 @@ def to_openqasm(circuit: Circuit) -> str:
     """
     lines = ["OPENQASM 3.0;", 'include "stdgates.inc";']
     used = {gate.name for gate in circuit.gates}
-    lines += [text for name, text in _DEFINITIONS.items() if name in used]
+    lines += [text for name, text in DEFINITIONS.items() if name in used]
     lines += [f"input float[64] x{column};" for column in circuit.columns("data")]
     lines += [f"input float[64] w{column};" for column in circuit.columns("shared")]
     lines.append(f"qubit[{circuit.n_qubits}] q;")
