@@ -31,6 +31,7 @@ class QPUBackend(SampledBackend):
     name = "qpu"
 
     def __init__(self, url: str, token: str | None = None, timeout_s: float = 30.0):
+        self._token = token
         self.client = QPUClient(url, token, timeout_s)
 
     @cached_property
@@ -96,7 +97,7 @@ class QPUBackend(SampledBackend):
     def answers(self) -> bool:
         """Whether the service says so within two seconds."""
         try:
-            QPUClient(self.client.url, timeout_s=2.0).health()
+            QPUClient(self.client.url, self._token, timeout_s=2.0).limits  # noqa: B018  # asks
         except QPUError:
             return False
         return True
