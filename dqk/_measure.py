@@ -190,7 +190,10 @@ class Measurement:
             )
 
     def _policy(self) -> Policy:
-        return Policy(message_s=0.0, hedge=not self.device.limits.priced, hang_factor=math.inf)
+        limits = self.device.limits
+        # Of a device that does not say how long it takes nobody knows when it is late.
+        hedge = not limits.priced and limits.seconds(1, 1) > 0
+        return Policy(message_s=0.0, hedge=hedge, hang_factor=math.inf)
 
 
 def _cut(shots: np.ndarray | None, count: int, rows: int) -> list[np.ndarray]:

@@ -1,9 +1,9 @@
-"""Workers that compute the kernel values of a training run: `dqk train --executor`."""
+"""Workers and devices that compute the kernel values of a training run: `dqk train --executor`, `--qpu`, `--backend qpu:URL`."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,49 +17,89 @@ class Farming:
     """What a command line asks for.
 
     Attributes:
-        executor: name of the pool.
+        executor: name of the pool; None for this process.
         workers: how many; None for all.
         options: `farm` and `micro_batch`, where given.
-        outcome: what became of it, for the result.
+        qpus: services that measure; they are the pool then.
     """
 
-    executor: str
+    executor: str | None
     workers: int | None
     options: dict[str, Any]
-    outcome: dict[str, Any] = field(default_factory=dict)
+    qpus: Sequence[str] = ()
+    _said: dict[str, Any] = field(default_factory=dict)
+    _recurrent: Any = None
 
     @classmethod
     def asked_for(
-        cls, executor: str | None, workers: int | None, farm: str | None, micro_batch: int | None
-    ) -> Farming | None:
-        """From the options; None without an executor.
+        cls,
+        executor: str | None,
+        workers: int | None,
+        farm: str | None,
+        micro_batch: int | None,
+        qpus: Sequence[str] | None = None,
+    ) -> Farming:
+        """From the options.
 
         Raises:
             InvalidInputError: for options of workers that there are not.
         """
         given = {"--workers": workers, "--farm": farm, "--micro-batch": micro_batch}
         named = [name for name, value in given.items() if value is not None]
+        if executor is not None and qpus:
+            raise InvalidInputError(
+                f"--executor {executor} with --qpu: the processors are the workers; leave one of them out"
+            )
         if executor is None and named:
             raise InvalidInputError(f"{', '.join(named)}: for kernel values from workers; say which with --executor")
         options = {name: value for name, value in (("farm", farm), ("micro_batch", micro_batch)) if value is not None}
-        return None if executor is None else cls(executor, workers, options)
+        return cls(executor, workers, options, tuple(qpus or ()))
 
     @contextlib.contextmanager
     def on_workers(self) -> Iterator[Callable[[Any], None]]:
-        """Opens the pool; gives what hands it to a tagger, saying who computes and why."""
-        with opened(self.executor, self.workers) as pool:
+        """Opens the pool, if there is one; gives what hands it to a tagger, saying who computes and why."""
+        with contextlib.ExitStack() as stack:
+            pool = None
+            if self.qpus:
+                from dqk.qpu.pool import QPUPool
 
-            def prepare(tagger: Any) -> None:
-                from dqk.nn import QKLSTM
+                pool = stack.enter_context(QPUPool(list(self.qpus)))
+            elif self.executor is not None:
+                pool = stack.enter_context(opened(self.executor, self.workers))
+            yield lambda tagger: self._prepare(tagger, pool)
 
-                if not isinstance(tagger.recurrent, QKLSTM):
-                    raise InvalidInputError(
-                        f"--executor {self.executor}: only the model 'qklstm' has kernel values for workers; leave it out"
-                    )
-                tagger.recurrent.set_executor(pool, **self.options)
-                farming = tagger.recurrent.farming()
-                assert farming is not None
-                self.outcome = {"executor": self.executor, "farmed": farming.farms, "farming": farming.because}
-                stderr().print(farming.because, markup=False, soft_wrap=True)
+    def _prepare(self, tagger: Any, pool: Any) -> None:
+        from dqk.nn import QKLSTM
 
-            yield prepare
+        if not isinstance(tagger.recurrent, QKLSTM):
+            if pool is not None:
+                what = f"--executor {self.executor}" if self.executor else "--qpu"
+                raise InvalidInputError(f"{what}: only the model 'qklstm' has kernel values for workers; leave it out")
+            return
+        recurrent = self._recurrent = tagger.recurrent
+        if self.qpus and recurrent.options.shots is None:
+            raise InvalidInputError("--qpu: measures kernel values, and how often is missing; give --shots 2000, say")
+        if pool is not None:
+            recurrent.set_executor(pool, **self.options)
+        circuits = recurrent.circuits_per_word()
+        if circuits is not None:
+            values, derivatives = circuits
+            stderr().print(
+                f"kernel values are measured: a word takes {values:,} circuits, and {derivatives:,} more where it is trained on, "
+                f"of {recurrent.options.shots or 'no'} shots each",
+                markup=False,
+                soft_wrap=True,
+            )
+        elif pool is not None:
+            farming = recurrent.farming()
+            assert farming is not None
+            self._said = {"executor": self.executor, "farmed": farming.farms, "farming": farming.because}
+            stderr().print(farming.because, markup=False, soft_wrap=True)
+
+    def outcome(self) -> dict[str, Any]:
+        """What became of it, for the result."""
+        spent = None if self._recurrent is None else self._recurrent.spent
+        if spent is None or not spent.jobs:
+            return self._said
+        found = {"jobs": spent.jobs, "circuits": spent.circuits, "shots_spent": spent.shots}
+        return {**self._said, **found, "device_s": round(spent.device_s, 3)}

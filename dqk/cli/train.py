@@ -12,9 +12,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dqk.cli.farming import Farming
+from dqk.cli.measuring import use_tokens
 from dqk.cli.output import print_json, stderr, stdout, table
 from dqk.cli.pools import check_not_distributed, serves
-from dqk.cli.train_options import Distributed, Executor, Farm, Launcher, MaxFailures, MicroBatch, Ranks, Workers
+from dqk.cli.train_options import (
+    Distributed,
+    Executor,
+    Farm,
+    Launcher,
+    MaxFailures,
+    MicroBatch,
+    QPUs,
+    Ranks,
+    TokenFile,
+    Workers,
+)
 from dqk.errors import DataFileError, InvalidInputError
 from dqk.training.config import OPTIONS, PRESETS, TYPES, TrainConfig, flag
 from dqk.training.hints import command
@@ -37,6 +49,8 @@ Examples:
   dqk train pos --resume runs/ud --epochs 20
 
   dqk train pos --executor ray --workers 2 --farm always
+
+  dqk train pos --backend qpu:http://127.0.0.1:8000 --shots 2000 --epochs 3
 
   torchrun --nproc-per-node 2 -m dqk train pos --data train.conllu --distributed
 
@@ -117,13 +131,16 @@ def pos(
     workers: Workers = None,
     farm: Farm = None,
     micro_batch: MicroBatch = None,
+    qpu: QPUs = None,
+    token_file: TokenFile = None,
     json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")] = False,
     **given: Any,
 ) -> None:
     """Train a part-of-speech tagger, on the paper's two sentences or on CoNLL-U files."""
     typed = {name: _converted(name, text) for name, text in given.items() if text is not None}
-    check_not_distributed(executor, distributed)
-    farming = Farming.asked_for(executor, workers, farm, micro_batch)
+    check_not_distributed("qpu" if qpu else executor, distributed)
+    use_tokens(token_file)
+    farming = Farming.asked_for(executor, workers, farm, micro_batch, qpu)
     if not distributed and executor != "mpi":
         _note_lone_ranks()
     if executor == "mpi" and serves(workers):
@@ -212,7 +229,7 @@ def _train(
     take_over: bool,
     group: Group,
     by_ray: dict[str, int] | None,
-    farming: Farming | None,
+    farming: Farming,
 ) -> dict[str, Any]:
     from dqk.cli.progress import ProgressReporter
     from dqk.training.pos import resume_pos, train_pos
@@ -221,7 +238,7 @@ def _train(
     if resume is not None and out is not None and not RunFolder.is_run(resume):
         resume = None  # a batch script says the same the first time and after a requeue
     with contextlib.ExitStack() as stack:
-        prepare = None if farming is None else stack.enter_context(farming.on_workers())
+        prepare = stack.enter_context(farming.on_workers())
         reporter = stack.enter_context(ProgressReporter())
         if by_ray is not None:
             from dqk.training._ray_train import train_pos_by_ray
@@ -231,7 +248,7 @@ def _train(
             result = resume_pos(resume, options, reporter, take_over, group, prepare)
         else:
             result = train_pos(options, out, reporter, take_over, group, prepare)
-    return result if farming is None else {**result, **farming.outcome}
+        return {**result, **farming.outcome()}
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
@@ -264,6 +281,10 @@ def _show(result: dict[str, Any]) -> None:
     if "test_accuracy" in result:
         shown.add_row("test file", f"accuracy {result['test_accuracy']:.4f}, loss {result['test_loss']:.4f}")
     shown.add_row("best epoch", f"{result['best_epoch']} of {result['epochs']}, {result['seconds']:.1f} s in all")
+    if "shots_spent" in result:
+        shown.add_row(
+            "measured", f"{result['circuits']:,} circuits, {result['shots_spent']:,} shots in {result['jobs']:,} jobs"
+        )
     for name, seconds in result.get("profile", {}).get("step", {}).items():
         shown.add_row(f"a step: {name}", f"{1e3 * seconds:.3f} ms")
     stdout().print(shown)

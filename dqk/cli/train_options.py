@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -34,6 +35,19 @@ MicroBatch = Annotated[
     typer.Option(
         metavar="<int>", help="Sentences of one task. Default: a sixteenth of the batch.", rich_help_panel=_FARMING
     ),
+]
+QPUs = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--qpu",
+        metavar="<url>",
+        help="A QPU service that measures kernel values; several share the work. Needs --shots.",
+        rich_help_panel=_FARMING,
+    ),
+]
+TokenFile = Annotated[
+    Path | None,
+    typer.Option(metavar="<path>", help="File with the services' token (or DQK_QPU_TOKEN).", rich_help_panel=_FARMING),
 ]
 Distributed = Annotated[
     bool,

@@ -9,15 +9,46 @@ over, so the shifts of all time steps go out as one batch: the backward pass wai
 
 from __future__ import annotations
 
+from dataclasses import astuple, dataclass
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from dqk._pooled import Executor
+from dqk._run import Observer
 from dqk._sampled import SampledJob, slopes
 from dqk.backends.autograd import first_derivative_only
 from dqk.backends.shifts import circuits_for_gradient
+from dqk.circuit import Circuit
 from dqk.store.jobs import JobLog
+
+
+@dataclass
+class Spent(Observer):
+    """What was submitted to devices.
+
+    Attributes:
+        jobs: how many.
+        circuits: in them.
+        shots: of all circuits.
+        device_s: seconds of the device, as it predicts them.
+    """
+
+    jobs: int = 0
+    circuits: int = 0
+    shots: int = 0
+    device_s: float = 0.0
+
+    def submitted(self, circuits: int, shots: int, device_s: float) -> None:
+        """Counts."""
+        self.jobs += 1
+        self.circuits += circuits
+        self.shots += shots
+        self.device_s += device_s
+
+    def __add__(self, other: Spent) -> Spent:
+        return Spent(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
 
 
 class Measured:
@@ -28,10 +59,12 @@ class Measured:
         executor: who runs the jobs.
         references: data angles of the references, shape (M, A_d).
         shared: shared angles of both sides, shape (A_s,).
+        spent: counts what is submitted.
     """
 
-    def __init__(self, job: SampledJob, executor: Executor, references: Tensor, shared: Tensor):
+    def __init__(self, job: SampledJob, executor: Executor, references: Tensor, shared: Tensor, spent: Spent):
         self.job, self.executor, self.references, self.shared = job, executor, references, shared
+        self.observers = (spent,)
         self.steps: list[np.ndarray] = []
         self._slopes: list[tuple[np.ndarray, np.ndarray, np.ndarray] | None] = []
 
@@ -43,7 +76,7 @@ class Measured:
     def measure(self, angles: Tensor) -> np.ndarray:
         """Values (b, M) of one time step."""
         left, right = self._pairs(_array(angles))
-        measurement = self.job.measurement(self.executor, _array(self.shared), JobLog(None))
+        measurement = self.job.measurement(self.executor, _array(self.shared), JobLog(None), self.observers)
         shots = None if self.job.plan is None else np.full(len(left), self.job.plan.per_entry(len(left)), np.int64)
         found = measurement.frequencies(left, right, shots, f"step-{len(self.steps)}")
         return found.reshape(len(angles), len(self.references))
@@ -55,7 +88,7 @@ class Measured:
             pairs = [self._pairs(self.steps[k]) for k in wanted]
             left, facing = (np.concatenate(side) for side in zip(*pairs, strict=True))
             which = ("left", *(["right"] if right else []), *(["shared"] if shared else []))
-            found = slopes(self.job, self.executor, left, facing, _array(self.shared), which=which)
+            found = slopes(self.job, self.executor, left, facing, _array(self.shared), self.observers, which)
             sizes = np.cumsum([len(pair[0]) for pair in pairs])[:-1]
             for k, parts in zip(wanted, zip(*(np.split(part, sizes) for part in found), strict=True), strict=True):
                 shape = len(self.steps[k]), len(self.references)
@@ -97,10 +130,18 @@ class _Step(torch.autograd.Function):
         return None, *(torch.from_numpy(part).to(like) if need else None for need, part, like in given)
 
 
-def circuits_of_step(job: SampledJob, references: int, learned: bool, shared: bool) -> tuple[int, int]:
-    """Circuits that one sample's time step takes: for its values, and for their derivatives."""
-    which = ("left", *(["right"] if learned else []), *(["shared"] if shared else []))
-    return references, circuits_for_gradient(job.circuit, references, which)
+def circuits_of(circuit: Circuit, rows: int, references: Tensor, shared: Tensor) -> tuple[int, int]:
+    """Circuits that kernel values of so many samples take, and those that their derivatives take.
+
+    Args:
+        circuit: simplified.
+        rows: number of samples.
+        references: whose derivatives are asked for if they require gradients, shape (M, A_d).
+        shared: the same, shape (A_s,).
+    """
+    which = ["left", *(["right"] if references.requires_grad else []), *(["shared"] if shared.requires_grad else [])]
+    entries = rows * len(references)
+    return entries, circuits_for_gradient(circuit, entries, tuple(which))
 
 
 def _array(tensor: Tensor) -> np.ndarray:

@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 
 from dqk.backends import Backend, resolve
+from dqk.backends.sampled import SampledBackend
 from dqk.circuit import simplify_for_fidelity
 from dqk.errors import InvalidInputError, unknown_name
 from dqk.kernels import FeatureMap
@@ -141,7 +142,9 @@ class QKOptions:
                 f"{_TRAINABLE_MAP}"
             )
         try:
-            resolve(self.backend, feature_map.circuit)
+            backend = resolve(self.backend, feature_map.circuit)
+            if isinstance(backend, SampledBackend) and not backend.capabilities.exact and self.shots is None:
+                found.append(f"backend {self.backend!r} measures, and how often is missing; give shots=2000, say")
         except InvalidInputError as error:
             found.append(str(error))
         return found

@@ -22,7 +22,7 @@ from dqk.nn.farm import FarmPlan, Heads, run_farmed
 from dqk.nn.farm_rule import Farming, FarmOptions
 from dqk.nn.fused import FusedPlan, run_fused
 from dqk.nn.layout import Layout
-from dqk.nn.measured import Measured
+from dqk.nn.measured import Measured, Spent, circuits_of
 from dqk.nn.options import QKOptions
 from dqk.nn.recurrent import GateCell, Step
 
@@ -77,6 +77,7 @@ class QKCell(GateCell):
         self.kernel_scale = options.scale_for(self.feature_map)
         self.circuit = simplify_for_fidelity(self.feature_map.circuit).circuit
         self.backend = resolve(options.backend, self.circuit)
+        self.spent = Spent()
         self.measures = options.shots is not None or isinstance(self.backend, SampledBackend)
         place: dict[str, Any] = {"device": device, "dtype": dtype}
         n_inputs, n_features, count = hidden_size + input_size, self.feature_map.n_features, options.n_references
@@ -165,7 +166,23 @@ class QKCell(GateCell):
         seed = int(torch.randint(2**62, ()))  # `torch.manual_seed` makes measurements repeatable, where the device does
         job = sampled_job_of(self.options.backend, self.circuit, plan, seed, executor)
         assert job is not None
-        return Measured(job, executor, references, shared)
+        return Measured(job, executor, references, shared, self.spent)
+
+    def circuits_per_row(self) -> tuple[int, int]:
+        """Circuits that a device runs for one sample's time step: for its kernel values, and for their derivatives."""
+        params = self.params_of_groups()
+        references = self.angles_of(self._placed_references(), params)
+        sample = self.angles_of(self.alpha.new_zeros(1, self._features), params)
+        pairs = [
+            circuits_of(self.circuit, len(data), *group) for (data, _), group in zip(sample, references, strict=True)
+        ]
+        return sum(values for values, _ in pairs), sum(derivatives for _, derivatives in pairs)
+
+    @property
+    def _features(self) -> int:
+        """Copies of W times n_features."""
+        linear = self.projection
+        return self.hidden_size + self.input_size if linear is None else linear.out_features
 
     def _projected(self, inputs: Tensor) -> tuple[Tensor, Tensor | None]:
         """What the inputs add to the features, shape (S, P), and from hidden state to features, shape (H, P)."""

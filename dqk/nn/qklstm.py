@@ -13,6 +13,7 @@ from dqk.errors import InvalidInputError
 from dqk.kernels import FeatureMap
 from dqk.kernels.inputs import to_samples
 from dqk.nn.farm_rule import Farm, Farming, FarmOptions
+from dqk.nn.measured import Spent
 from dqk.nn.options import GateKernel, QKOptions, Readout, References, ReferenceSpace
 from dqk.nn.qk_cell import QKCell
 from dqk.nn.recurrent import GatedRecurrence
@@ -164,6 +165,24 @@ class QKLSTM(GatedRecurrence):
         """Who computes the kernel values of the first layer, and why; None without an executor, or where they are measured."""
         cell: QKCell = self.cells[0]  # type: ignore[assignment]
         return None if cell.farm is None or cell.measures else cell.farming
+
+    def circuits_per_word(self) -> tuple[int, int] | None:
+        """Circuits that a device runs for one time step of one sequence, all layers and directions together.
+
+        Returns:
+            Those for its kernel values, and those that a backward pass adds for their derivatives; None if nothing is measured.
+        """
+        cells: list[QKCell] = list(self.cells)  # type: ignore[arg-type]
+        if not cells[0].measures:
+            return None
+        values, derivatives = zip(*(cell.circuits_per_row() for cell in cells), strict=True)
+        return sum(values), sum(derivatives)
+
+    @property
+    def spent(self) -> Spent:
+        """What was submitted to devices so far."""
+        cells: list[QKCell] = list(self.cells)  # type: ignore[arg-type]
+        return sum((cell.spent for cell in cells), start=Spent())
 
     def _reference_data(self, given: Any) -> tuple[list[str], Tensor | None]:
         """What is wrong with `reference_data`, and the rows."""

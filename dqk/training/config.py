@@ -143,6 +143,9 @@ class TrainConfig:
         None, f"Layers of the circuit; for {', '.join(LAYERED_MAPS)} and the QLSTM", "Model", models=_QUANTUM, least=1
     )
     backend: str = _option("auto", "What computes the circuits", "Model", models=_QUANTUM)
+    shots: int | None = _option(
+        None, "Measurements of a kernel value, where a device measures it", "Model", models=_KERNEL, least=1
+    )
     dtype: str = _option("float32", "Precision", "Model", choices=("float32", "float64"))
     epochs: int = _option(10, "Passes over the data", "Training", least=1)
     batch_size: int = _option(32, "Sentences in a batch", "Training", least=1)

@@ -109,6 +109,7 @@ def _qklstm(config: TrainConfig, options: dict[str, Any]) -> QKLSTM:
         reference_space=config.reference_space,  # type: ignore[arg-type]
         feature_map=feature_map_of(config),
         backend=config.backend,
+        shots=config.shots,
         dtype=DTYPES[config.dtype],
         **options,
     )
