@@ -172,10 +172,10 @@ def test_an_error_of_one_disk_is_tried_elsewhere_and_a_full_disk_ends_the_run(po
     for number, ends in ((errno.EIO, False), (errno.ENOSPC, True)):
         failures = iter([OSError(number, os.strerror(number))])
 
-        def sometimes(writer, tiles, failures=failures):
+        def sometimes(writer, tiles, beside, failures=failures):
             if error := next(failures, None):
                 raise error
-            return commit(writer, tiles)
+            return commit(writer, tiles, beside)
 
         monkeypatch.setattr(dqk.store.writer.TileWriter, "_commit", sometimes)
         path = tmp_path / f"{number}.zarr"
