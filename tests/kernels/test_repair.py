@@ -322,4 +322,4 @@ def test_unknown_names_and_arguments_are_refused():
 
 def test_what_does_not_converge_says_so():
     with pytest.raises(DQKError, match="scale K"):
-        closest_psd_matrix(1e9 * noisy(10))
+        closest_psd_matrix(1e6 * noisy(10))
