@@ -122,7 +122,7 @@ def closest_psd_matrix(K: Any, fix_diagonal: bool = True) -> Any:
 
     Raises:
         InvalidInputError: if K is not square or not finite.
-        DQKError: if the iteration does not converge, as with entries of 1e6.
+        DQKError: if the iteration does not converge, as with entries of 1e5.
 
     References:
         Hubregtsen et al., arXiv 2105.02276, section V. See `dqk.kernels.spectral.NearestCorrelation`.
