@@ -22,7 +22,7 @@ from dqk._wire import pack
 from dqk.backends.sampled import DeviceLimits, SampledBackend
 from dqk.circuit import Circuit
 from dqk.cluster import Arrays, WorkerPool
-from dqk.errors import TileError, UnsupportedError
+from dqk.errors import BudgetError, UnsupportedError
 from dqk.scheduler import Plan, Policy
 from dqk.store.jobs import JobLog
 
@@ -98,10 +98,6 @@ class Budget:
         self.spent_shots += shots
         self.spent_s += seconds
         self.jobs += jobs
-
-
-class BudgetError(TileError):
-    """A budget that does not cover the next job; everything before it was measured and paid for."""
 
 
 @dataclass

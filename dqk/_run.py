@@ -19,7 +19,7 @@ import numpy as np
 from dqk import scheduler
 from dqk._wire import pack, unpack
 from dqk.cluster import Done, Failed, Joined, Lost, PoolEvent, Worker, WorkerPool
-from dqk.errors import ClusterError, StoreError, TileError
+from dqk.errors import BudgetError, ClusterError, StoreError, TileError
 from dqk.scheduler import Dispatch, Plan, Policy, Statistics
 
 _SILENT = 8  # workers that may hang before they have computed anything
@@ -38,7 +38,11 @@ class Work(abc.ABC):
 
     @abc.abstractmethod
     def task(self, worker: str, items: Sequence[int]) -> bytes:
-        """The message that has a worker compute these items."""
+        """The message that has a worker compute these items.
+
+        Raises:
+            BudgetError: if nothing more may be submitted: the run ends with it, once all that was submitted has come back.
+        """
 
     @abc.abstractmethod
     def accept(self, items: Collection[int], document: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
@@ -107,6 +111,7 @@ def run(
 
     Raises:
         TileError: if items failed as often as they may; all others have been accepted.
+        BudgetError: if `work` says so.
         ClusterError: if no worker is left.
     """
     policy = policy or Policy()
@@ -120,6 +125,8 @@ def run(
     finally:
         for observer in observers:
             observer.finished()
+    if loop.spent is not None:
+        raise loop.spent
     if loop.given_up:
         shown = "; ".join(f"{item}: {cause}" for item, cause in itertools.islice(loop.given_up.items(), 5))
         raise TileError(
@@ -141,6 +148,7 @@ class _Loop:
         self.met: set[str] = set()
         self.ticked = -math.inf
         self.given_up: dict[int, str] = {}
+        self.spent: BudgetError | None = None
         self.result: tuple[dict[str, Any], dict[str, np.ndarray]] = {}, {}
 
     def turn(self) -> None:
@@ -236,8 +244,16 @@ class _Loop:
                 case scheduler.Assign(worker, theirs, items):
                     ticket = next(_tickets)
                     self.tickets[ticket] = worker, theirs, items
+                    try:
+                        task = self.work.task(worker, items)
+                    except BudgetError as error:  # what is in flight is paid for, so it is waited for
+                        del self.tickets[ticket]
+                        self.spent = error
+                        self._tell(scheduler.Drain())
+                        self._tell(scheduler.Failed(worker, theirs, items, str(error)))
+                        continue
                     self._watch("assigned", worker, ticket, items, time.time())
-                    self.pool.submit(worker, ticket, self.work.task(worker, items))
+                    self.pool.submit(worker, ticket, task)
                 case scheduler.Accept(items):
                     self.work.accept(items, *self.result)
                     self._watch("progressed", self.dispatch.statistics, self.dispatch.remaining)

@@ -10,7 +10,7 @@ known; until then the log of jobs beside the store has what was paid for.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from dqk.errors import InvalidInputError, UnsupportedError
 from dqk.kernels.shot_plan import ShotPlan
 from dqk.scheduler import pilot_shots, standard_error, variance_driven, weighted, wilson_interval
 from dqk.store import Fingerprint, GramStore, Grid, StoredGram
+from dqk.store.files import DESCRIPTION, read_description
 from dqk.store.jobs import JobLog
 
 
@@ -325,6 +326,8 @@ def stored_sampled(
         raise UnsupportedError(
             "shards of a measured matrix: let one process drive all devices (--qpu A --qpu B) instead"
         )
+    cap = None if job.plan is None else job.plan.budget
+    job = _as_begun(job, Path(destination.path))
     entries = Entries(_array(ax), None if ay is None else _array(ay), _duplicates(job))
     fingerprint = Fingerprint.of(
         job.circuit.to_dict(),
@@ -344,12 +347,23 @@ def stored_sampled(
     with opened as store:
         log = JobLog(Path(destination.path))
         measurement = job.measurement(executor, _array(shared), log, observers)
+        measurement.budget.shots = cap
         for record in log.records.values():
             seconds = record.intents * job.device.limits.seconds(record.rows, record.shots * record.rows)
             measurement.budget.note(record.spent, seconds, record.intents)
         writer = _Writer(entries, store, job.plan is not None)
         estimate(job, measurement, entries, writer.needed, writer.finished)
     return StoredGram(destination.path)
+
+
+def _as_begun(job: SampledJob, store: Path) -> SampledJob:
+    """The job with the budget that a store was begun with, by which its shots were shared out; a larger one pays for the rest."""
+    if job.plan is None or job.plan.budget is None or not (store / DESCRIPTION).exists():
+        return job
+    known = (read_description(store).sampling or {}).get("budget")
+    if known is None or not known < job.plan.budget:
+        return job
+    return replace(job, plan=replace(job.plan, budget=known))
 
 
 class _Writer:

@@ -62,6 +62,10 @@ class TileError(DQKError, RuntimeError):
     """Tiles that failed as often as they may; the message has their causes. Everything else was computed."""
 
 
+class BudgetError(TileError):
+    """A budget that does not cover what is left to measure; what was submitted before was waited for and kept."""
+
+
 def exit_code(error: BaseException) -> int:
     """What a process exits with after an error: the error's own code, 2 if what was typed cannot be used, else 1."""
     own = getattr(error, "exit_code", None)
