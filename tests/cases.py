@@ -15,6 +15,9 @@ from torch import Tensor
 
 from dqk import FidelityKernel, Kernel, ProjectedKernel
 from dqk.backends import Backend
+from dqk.backends._pennylane import PennyLaneBackend
+from dqk.backends._sampler import open_sampler
+from dqk.backends.sampled import SampledBackend
 from dqk.backends.statevector import StatevectorBackend
 from dqk.circuit import GATES, Circuit, Gate, constant, data, shared, unitary
 from dqk.kernels import FeatureMap
@@ -173,3 +176,24 @@ KERNELS: dict[str, Callable[[], Kernel]] = {
 }
 
 BACKENDS: dict[str, Backend] = {point.name: point.load()() for point in entry_points(group="dqk.backends")}
+
+SAMPLED_BACKENDS: dict[str, SampledBackend] = {
+    "pennylane:default.qubit": PennyLaneBackend("default.qubit"),
+    "pennylane:lightning.qubit?shots=60": PennyLaneBackend("lightning.qubit", shots=60),
+    "pennylane:default.mixed?shots=60": PennyLaneBackend("default.mixed", shots=60),
+    "qiskit:statevector?shots=60": open_sampler("statevector?shots=60"),
+    "qiskit:aer?shots=60": open_sampler("aer?shots=60"),
+}
+"""Local devices; `tests/backends` has objects, processors and noise."""
+
+SAMPLED_CIRCUITS = (
+    "qklstm_feature_map-3",
+    "reuploading_feature_map-rotations",
+    "gate-cp",
+    "gate-crx",
+    "unitaries",
+    "unused-columns",
+    "no-gates",
+    "no-data",
+)
+"""Enough for every kind of operand and of shift rule; a law takes some thousand circuits."""

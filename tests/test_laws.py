@@ -14,8 +14,8 @@ from dqk.backends import Backend
 from dqk.circuit import simplify_for_fidelity
 from dqk.errors import UnsupportedError
 from dqk.kernels import Kernel, feature_maps
-from dqk.testing import BACKEND_LAWS, KERNEL_LAWS, Law, check_backend, check_kernel
-from tests.cases import BACKENDS, CIRCUITS, FEATURE_MAPS, KERNELS
+from dqk.testing import BACKEND_LAWS, KERNEL_LAWS, SAMPLED_LAWS, Law, check_backend, check_kernel
+from tests.cases import BACKENDS, CIRCUITS, FEATURE_MAPS, KERNELS, SAMPLED_BACKENDS, SAMPLED_CIRCUITS
 
 
 def supported(backend: str, circuit: str) -> bool:
@@ -45,6 +45,16 @@ def test_backend_refuses(backend: str, circuit: str) -> None:
         BACKENDS[backend].check_supported(kept)
 
 
+@pytest.mark.parametrize("circuit", SAMPLED_CIRCUITS)
+@pytest.mark.parametrize("backend", SAMPLED_BACKENDS)
+def test_sampled_backend(backend: str, circuit: str) -> None:
+    subject = SAMPLED_BACKENDS[backend]
+    checked = set(check_backend(subject, CIRCUITS[circuit]))
+    assert checked >= {law.name for law in SAMPLED_LAWS}, "these devices are free of noise and take seeds"
+    exact = {law.name for law in BACKEND_LAWS if law.applies(subject)}
+    assert len(exact) == (15 if subject.capabilities.exact else 4)
+
+
 @pytest.mark.parametrize("law", KERNEL_LAWS, ids=law_id)
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_kernel(kernel: str, law: Law) -> None:
@@ -67,9 +77,10 @@ def concrete_classes(package, base: type) -> Iterator[type]:
 
 
 def test_every_backend_has_an_entry_point_and_so_a_case() -> None:
-    missing = set(concrete_classes(dqk.backends, Backend)) - {type(backend) for backend in BACKENDS.values()}
+    listed = BACKENDS | SAMPLED_BACKENDS
+    missing = set(concrete_classes(dqk.backends, Backend)) - {type(backend) for backend in listed.values()}
     assert not missing, f"no entry point for {missing}"
-    assert all(backend.name == name for name, backend in BACKENDS.items())
+    assert all(backend.name == name for name, backend in listed.items())
 
 
 def test_every_kernel_has_a_case() -> None:

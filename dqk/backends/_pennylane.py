@@ -174,7 +174,7 @@ class PennyLaneBackend(SampledBackend):
         fixed = [
             None if gate.is_data else _operation(gate, _angle(gate, shared), measured.wires) for gate in circuit.gates
         ]
-        tapes = []
+        tapes: list[Any] = []
         for start in range(0, len(angles), step):
             rows = angles[start : start + step].T if step > 1 else angles[start]
             operations = [

@@ -190,8 +190,8 @@ class SamplerBackend(SampledBackend):
 
     def _submit(self, pubs: list[Any], seed: int | None, tag: str | None) -> Any:
         sampler = _checked(self._sampler(seed))
-        environment = getattr(getattr(sampler, "options", None), "environment", None)
-        if tag is None or not hasattr(self._service, "jobs") or not hasattr(environment, "job_tags"):
+        environment: Any = getattr(getattr(sampler, "options", None), "environment", None)
+        if tag is None or self._service is None or not hasattr(self._service, "jobs") or environment is None:
             return sampler.run(pubs)
         with self._submitting:  # the sampler's options are those of the next job
             known = self._service.jobs(job_tags=[tag], limit=1)
@@ -255,7 +255,8 @@ def _aer(seed: int | None) -> Any:
             f"backend 'qiskit:aer' needs Qiskit Aer, which cannot be imported ({error}); install it with: "
             "pip install 'dqk[qiskit]' qiskit-aer"
         ) from error
-    return SamplerV2(seed=seed)
+    # Its threads would wait spinning beside torch's: jobs of small circuits took forty times as long on a busy machine.
+    return SamplerV2(seed=seed, options={"backend_options": {"max_parallel_threads": 1}})
 
 
 def _qiskit() -> Any:
@@ -296,14 +297,14 @@ def _to_qiskit(circuit: Circuit) -> tuple[Any, list[tuple[bool, int, float]], tu
         if gate.matrix is not None:
             made.unitary(gate.unitary(), gate.wires[::-1])  # Qiskit's first qubit is the least significant
             continue
-        operand, angle = gate.operand, ()
-        if operand is not None and operand.kind == "constant":
-            angle = (operand.value,)
-        elif operand is not None:
+        angles: list[Any] = []
+        if gate.operand is not None and gate.operand.kind == "constant":
+            angles = [gate.operand.value]
+        elif gate.operand is not None:
+            sources.append((gate.operand.kind == "shared", gate.operand.column, gate.operand.value))
             parameters.append(Parameter(f"a{len(parameters)}"))
-            sources.append((operand.kind == "shared", operand.column, operand.value))
-            angle = (parameters[-1],)
-        getattr(made, gate.name)(*angle, *gate.wires)
+            angles = parameters[-1:]
+        getattr(made, gate.name)(*angles, *gate.wires)
     made.measure_all()
     return made, sources, tuple(parameters)
 

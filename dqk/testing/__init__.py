@@ -10,7 +10,7 @@ They raise AssertionError with the law, the place and both values. A test runner
 `law(backend, circuit)` for every law of BACKEND_LAWS with `law.applies(backend)`.
 """
 
-from dqk.testing.backends import BACKEND_LAWS, check_backend
+from dqk.testing.backends import BACKEND_LAWS, SAMPLED_LAWS, check_backend
 from dqk.testing.comparison import assert_close, derivative, tolerance, use_threads
 from dqk.testing.kernels import KERNEL_LAWS, check_kernel
 from dqk.testing.law import Law
@@ -21,6 +21,7 @@ __all__ = [
     "BACKEND_LAWS",
     "KERNEL_LAWS",
     "POOL_LAWS",
+    "SAMPLED_LAWS",
     "Law",
     "PoolSubject",
     "assert_close",

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from dqk.backends.base import Backend, EncodingBackend
 from dqk.backends.reference import ReferenceBackend
+from dqk.backends.sampled import SampledBackend
 from dqk.circuit import Circuit
 from dqk.errors import UnsupportedError
 from dqk.testing.law import Law
@@ -18,11 +19,18 @@ DTYPES = (torch.float64, torch.float32)
 
 
 def backend_law(*needs: str) -> Callable[[Callable[..., None]], Law]:
-    """Makes a law for backends with some capabilities: exact, differentiable, expectations, or encoding backends."""
+    """Makes a law for backends with some capabilities: exact, differentiable, expectations, encoding or sampled ones.
+
+    What a noisy device gives is exact for nobody but itself.
+    """
 
     def binds(backend: Backend) -> bool:
         has = {need: bool(getattr(backend.capabilities, need, False)) for need in needs}
+        has["exact"] = backend.capabilities.exact and not backend.capabilities.noisy
         has["encoding"] = isinstance(backend, EncodingBackend)
+        has["sampled"] = isinstance(backend, SampledBackend)
+        has["seeded"] = isinstance(backend, SampledBackend) and backend.limits.seeded
+        has["noiseless"] = not backend.capabilities.noisy
         return all(has[need] for need in needs)
 
     return lambda check: Law(check, binds)

@@ -9,7 +9,8 @@ from dqk._tiled import cpu_threads
 from dqk.backends.reference import ReferenceBackend
 from dqk.circuit import Circuit, Gate, data, shared, simplify_for_fidelity
 from dqk.kernels.feature_maps import bsp_feature_map, reuploading_feature_map
-from dqk.testing import BACKEND_LAWS, KERNEL_LAWS
+from dqk.testing import BACKEND_LAWS, KERNEL_LAWS, SAMPLED_LAWS
+from tests.exact_device import ExactDevice
 
 CIRCUIT = reuploading_feature_map(2, layers=1, trainable="rotations").circuit  # its CNOTs cancel
 
@@ -199,6 +200,49 @@ BROKEN_BACKENDS = [
 ]
 
 
+class GivesProbabilities(ExactDevice):
+    def run(self, circuit, left, right, shared, shots, **options):
+        return super().run(circuit, left, right, shared, None)
+
+
+class SameNumbersForEveryRow(ExactDevice):
+    def run(self, circuit, left, right, shared, shots, *, seed=None, **options):
+        p = super().run(circuit, left, right, shared, None)
+        numbers = np.random.default_rng(seed).random(shots)
+        return (numbers < p[:, None]).mean(axis=1)
+
+
+class IgnoresSeeds(ExactDevice):
+    def run(self, circuit, left, right, shared, shots, *, seed=None, **options):
+        return super().run(circuit, left, right, shared, shots)
+
+
+BROKEN_DEVICES = [
+    ("a_job_gives_one_frequency_for_each_row", GivesProbabilities),
+    ("frequencies_are_binomial", SameNumbersForEveryRow),
+    ("seeds_fix_counts", IgnoresSeeds),
+]
+
+
+@pytest.mark.parametrize(("name", "broken"), BROKEN_DEVICES)
+def test_law_of_sampled_backends_finds_the_defect(name, broken):
+    (law,) = [law for law in SAMPLED_LAWS if law.name == name]
+    law(ExactDevice(), CIRCUIT)
+    with pytest.raises(AssertionError, match=f"law '{name}'"):
+        law(broken(), CIRCUIT)
+
+
+def test_wrong_probabilities_are_found():
+    (law,) = [law for law in SAMPLED_LAWS if law.name == "frequencies_are_binomial"]
+
+    class Off(ExactDevice):
+        def run(self, circuit, left, *arguments, **options):
+            return super().run(circuit, left + 0.3, *arguments, **options)
+
+    with pytest.raises(AssertionError, match="standard errors off"):
+        law(Off(), CIRCUIT)
+
+
 @pytest.mark.parametrize(("name", "broken"), BROKEN_BACKENDS)
 def test_law_of_backends_finds_the_defect(name, broken):
     (law,) = [law for law in BACKEND_LAWS if law.name == name]
@@ -304,3 +348,4 @@ def test_law_of_kernels_finds_the_defect(name, broken):
 def test_every_law_has_a_defect_that_it_finds():
     assert {law.name for law in BACKEND_LAWS} == {name for name, _ in BROKEN_BACKENDS}
     assert {law.name for law in KERNEL_LAWS} == {name for name, _ in BROKEN_KERNELS}
+    assert {law.name for law in SAMPLED_LAWS} == {name for name, _ in BROKEN_DEVICES}
