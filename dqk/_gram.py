@@ -17,10 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dqk._estimate import SampledJob
 from dqk._measure import Device
 from dqk._pooled import Bar, Executor, Job, OnPool, pooled_fidelity
 from dqk._run import Observer
-from dqk._sampled import SampledJob, sampled_fidelity, stored_sampled
+from dqk._sampled import sampled_fidelity, stored_sampled
 from dqk._stored import Destination, stored_fidelity
 from dqk._tiled import tiled_fidelity
 from dqk.backends import autograd

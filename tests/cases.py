@@ -175,9 +175,13 @@ KERNELS: dict[str, Callable[[], Kernel]] = {
     ),
 }
 
-BACKENDS: dict[str, Backend] = {point.name: point.load()() for point in entry_points(group="dqk.backends")}
+_installed = {point.name: point.load()() for point in entry_points(group="dqk.backends")}
+BACKENDS: dict[str, Backend] = {
+    name: backend for name, backend in _installed.items() if not isinstance(backend, SampledBackend)
+}
 
 SAMPLED_BACKENDS: dict[str, SampledBackend] = {
+    **{name: backend for name, backend in _installed.items() if isinstance(backend, SampledBackend)},
     "pennylane:default.qubit": PennyLaneBackend("default.qubit"),
     "pennylane:lightning.qubit?shots=60": PennyLaneBackend("lightning.qubit", shots=60),
     "pennylane:default.mixed?shots=60": PennyLaneBackend("default.mixed", shots=60),

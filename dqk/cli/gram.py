@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from dqk.cli import measuring as options
+from dqk.cli.measuring import Measuring, measured, price, report, show, use_tokens, with_measuring
 from dqk.cli.output import print_json, stderr, stdout, table
 from dqk.cli.pools import opened, serves
 from dqk.errors import InvalidInputError, unknown_name
@@ -32,14 +32,17 @@ Examples:
   dqk gram X.npy -o K.zarr --resume
 
   dqk gram X_test.npy --y X_train.npy -o K_test.npy
+
+  dqk gram X.npy -o K.zarr --qpu http://127.0.0.1:8000 --shots 1000 --dry-run
 """
 
+_NO_STORE = "note: a rank that is lost ends an MPI job, and without a store (-o K.zarr) its work with it"
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
 def register(app: typer.Typer) -> None:
     """Adds the command."""
-    app.command(epilog=_EXAMPLES)(gram)
+    app.command(epilog=_EXAMPLES)(with_measuring(gram))
 
 
 def gram(
@@ -62,18 +65,6 @@ def gram(
         str, typer.Option(help="auto, statevector, mps, reference; simulated, pennylane:DEVICE, qpu:URL measure.")
     ] = "auto",
     log: Annotated[bool, typer.Option("--log", help="Natural logarithms, which do not underflow.")] = False,
-    shots: Annotated[int | None, typer.Option(help="Measurements per entry (default: exact values).", min=1)] = None,
-    seed: Annotated[int | None, typer.Option(help="Of the measurements (default: 0).", min=0)] = None,
-    budget: options.Budget = None,
-    budget_seconds: options.BudgetSeconds = None,
-    allocation: options.Allocation = None,
-    max_circuits_per_job: options.MaxCircuits = None,
-    evaluate_duplicates: options.Duplicates = None,
-    return_std_error: options.StdError = False,
-    qpu: options.QPUs = None,
-    token_file: options.TokenFile = None,
-    least_fidelity: options.LeastFidelity = None,
-    dry_run: options.DryRun = False,
     executor: Annotated[str, typer.Option(help="inline, processes, ray or mpi.")] = "inline",
     workers: Annotated[int | None, typer.Option(help="Workers, or threads if inline (default: all).", min=1)] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the store, or begin it.")] = False,
@@ -84,40 +75,36 @@ def gram(
     trace: Annotated[Path | None, typer.Option(help="Write who did what and when, for ui.perfetto.dev.")] = None,
     timeline: Annotated[Path | None, typer.Option(help="Draw it into a PNG file.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")] = False,
+    *,
+    measuring: Measuring,
 ) -> None:
     """Compute the kernel matrix of the samples in a file, one qubit per column."""
     if executor == "mpi" and serves(workers):
         return
-    options.use_tokens(token_file)
-    shots_plan = options.shots_of(shots, budget, budget_seconds, allocation, max_circuits_per_job, evaluate_duplicates)
+    use_tokens(measuring.token_file)
+    plan = measuring.plan()
     with contextlib.ExitStack() as stack:
         if executor == "mpi":  # the other ranks wait for rank 0, also if it finds that there is nothing to do
             pool = stack.enter_context(opened(executor, None))
-        destination = None if dry_run else _destination(out, resume, take_over, shard, trace, timeline)
-        kernel, samples, others = _problem(x, y, feature_map, layers, bandwidth, backend, shots_plan)
+        destination = None if measuring.dry_run else _destination(out, resume, take_over, shard, trace, timeline)
+        kernel, samples, others = _problem(x, y, feature_map, layers, bandwidth, backend, plan)
         if executor == "mpi" and destination is None:
-            stderr().print(
-                "note: a rank that is lost ends an MPI job, and without a store (-o K.zarr) its work with it"
-            )
+            stderr().print(_NO_STORE)
         stack.enter_context(_stoppable(out, destination is not None))
         if executor != "mpi":
-            workers_of = options.pool_of(qpu, least_fidelity, executor) if qpu else opened(executor, workers)
-            pool = stack.enter_context(workers_of)
-        if dry_run:
-            options.price(kernel, len(samples), None if others is None else len(others), pool, json)
+            pool = stack.enter_context(measuring.pool(executor, workers))
+        if measuring.dry_run:
+            price(kernel, len(samples), None if others is None else len(others), pool, json)
             return
-        display, spans = _observers(options.measured(kernel, pool))
+        display, spans = _observers(measured(kernel, pool))
         began = time.perf_counter()
         watching = [display, *([spans] if trace or timeline else [])]
-        errors = return_std_error and destination is None
-        found = _compute(kernel, samples, others, pool, destination, watching, log, _seed(seed, shots_plan), errors)
+        errors = measuring.return_std_error and destination is None
+        found = _compute(kernel, samples, others, pool, destination, watching, log, measuring.checked_seed(), errors)
         seconds = time.perf_counter() - began
     found = _saved(out, found, errors) if destination is None else found
-    for path, write in ((trace, spans.save), (timeline, spans.draw)):
-        if path is not None:
-            write(path)
-    document = _document(kernel, found, others is None, out, executor, display, seconds)
-    document |= options.report(display, pool)
+    _written(spans, trace, timeline)
+    document = _document(kernel, found, others is None, out, executor, display, seconds) | report(display, pool)
     print_json(document) if json else _show(document)
 
 
@@ -128,6 +115,12 @@ def _observers(measured: bool) -> tuple[Any, Any]:
     return LiveDisplay("jobs" if measured else "tiles"), Trace()
 
 
+def _written(spans: Any, trace: Path | None, timeline: Path | None) -> None:
+    for path, write in ((trace, spans.save), (timeline, spans.draw)):
+        if path is not None:
+            write(path)
+
+
 def _saved(out: Path, found: Any, errors: bool) -> Any:
     """Writes K, and its standard errors beside it; gives K."""
     if errors:
@@ -135,12 +128,6 @@ def _saved(out: Path, found: Any, errors: bool) -> Any:
         _save(out.with_suffix(".std_error.npy"), spread)
     _save(out, found)
     return found
-
-
-def _seed(seed: int | None, shots: Any) -> int | None:
-    if shots is None and seed is not None:
-        raise InvalidInputError(f"--seed {seed} without --shots: exact values need no seed")
-    return None if shots is None else seed or 0
 
 
 def _destination(
@@ -329,7 +316,7 @@ def _show(document: dict[str, Any]) -> None:
     shown.add_row("kernel", document["kernel"])
     unit = "tiles" if "shots" not in document else "jobs"
     shown.add_row(unit, f"{document['computed']} of {document['tiles']} computed now, in {document['seconds']:.1f} s")
-    options.show(shown, document)
+    show(shown, document)
     shown.add_row(
         "workers", ", ".join(f"{name}: {items}" for name, items in document["workers"].items()) or "none needed"
     )

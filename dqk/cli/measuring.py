@@ -2,59 +2,116 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import os
-from collections.abc import Sequence
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_type_hints
 
 import typer
 from rich.table import Table
 
 from dqk.cli.output import print_json, stdout, table
+from dqk.cli.pools import opened
 from dqk.errors import InvalidInputError
 
-Budget = Annotated[int | None, typer.Option(help="Measurements in all, never exceeded.", min=1)]
-BudgetSeconds = Annotated[float | None, typer.Option(help="Seconds of the device in all, never exceeded.")]
-Allocation = Annotated[
-    str | None, typer.Option(help="uniform, or variance: a pilot, then the rest of the budget where it helps most.")
-]
-MaxCircuits = Annotated[int | None, typer.Option(help="Circuits of a job: fewer than the device takes.", min=1)]
-Duplicates = Annotated[
-    str | None, typer.Option(help="off_diagonal (the default: a symmetric K's diagonal is 1, unmeasured), all or none.")
-]
-StdError = Annotated[
-    bool, typer.Option("--return-std-error", help="With -o K.npy also K.std_error.npy; a store has them anyway.")
-]
-QPUs = Annotated[list[str] | None, typer.Option("--qpu", help="URL of a QPU service; several share the work.")]
-TokenFile = Annotated[Path | None, typer.Option(help="File with the service's token (or DQK_QPU_TOKEN).")]
-LeastFidelity = Annotated[
-    float | None, typer.Option(help="Drain a QPU whose k(x, x), measured every minute, is below this.")
-]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what measuring takes and costs; compute nothing.")]
+_PANEL = "Measurements"
 
 
-def shots_of(
-    shots: int | None,
-    budget: int | None,
-    budget_s: float | None,
-    allocation: str | None,
-    max_circuits_per_job: int | None,
-    evaluate_duplicates: str | None,
-) -> Any:
-    """What a kernel takes as `shots`: a plan if anything but a number was asked for."""
-    given: dict[str, Any] = {
-        "budget": budget,
-        "budget_s": budget_s,
-        "allocation": allocation,
-        "max_circuits_per_job": max_circuits_per_job,
-        "evaluate_duplicates": evaluate_duplicates,
-    }
-    named = {name: value for name, value in given.items() if value is not None}
-    if not named:
-        return shots
-    from dqk.kernels import ShotPlan
+def _option(help: str, *names: str, **more: Any) -> Any:
+    return typer.Option(*names, help=help, rich_help_panel=_PANEL, **more)
 
-    return ShotPlan(shots, **named)
+
+@dataclass
+class Measuring:
+    """What a command line says about measurements by devices."""
+
+    shots: Annotated[int | None, _option("Measurements per entry (default: exact values).", min=1)] = None
+    seed: Annotated[int | None, _option("Of the measurements (default: 0).", min=0)] = None
+    budget: Annotated[int | None, _option("Measurements in all, never exceeded.", min=1)] = None
+    budget_seconds: Annotated[float | None, _option("Seconds of the device in all, never exceeded.")] = None
+    allocation: Annotated[
+        str | None, _option("uniform, or variance: a pilot, then the rest of the budget where it helps most.")
+    ] = None
+    max_circuits_per_job: Annotated[int | None, _option("Fewer circuits in a job than the device takes.", min=1)] = None
+    evaluate_duplicates: Annotated[
+        str | None, _option("off_diagonal (the default: a symmetric K's diagonal is 1, unmeasured), all or none.")
+    ] = None
+    return_std_error: Annotated[
+        bool, _option("With -o K.npy also K.std_error.npy; a store has them anyway.", "--return-std-error")
+    ] = False
+    qpu: Annotated[list[str] | None, _option("URL of a QPU service; several share the work.", "--qpu")] = None
+    token_file: Annotated[Path | None, _option("File with the service's token (or DQK_QPU_TOKEN).")] = None
+    least_fidelity: Annotated[
+        float | None, _option("Drain a QPU whose k(x, x), measured every minute, is below this.")
+    ] = None
+    dry_run: Annotated[bool, _option("Say what measuring takes and costs; compute nothing.", "--dry-run")] = False
+
+    def checked_seed(self) -> int | None:
+        """The seed of the measurements; None if nothing is measured.
+
+        Raises:
+            InvalidInputError: if there is one all the same.
+        """
+        if self.plan() is None:
+            if self.seed is not None:
+                raise InvalidInputError(f"--seed {self.seed} without --shots: exact values need no seed")
+            return None
+        return self.seed or 0
+
+    def plan(self) -> Any:
+        """What a kernel takes as `shots`: a plan if anything but a number was asked for."""
+        given: dict[str, Any] = {
+            "budget": self.budget,
+            "budget_s": self.budget_seconds,
+            "allocation": self.allocation,
+            "max_circuits_per_job": self.max_circuits_per_job,
+            "evaluate_duplicates": self.evaluate_duplicates,
+        }
+        named = {name: value for name, value in given.items() if value is not None}
+        if not named:
+            return self.shots
+        from dqk.kernels import ShotPlan
+
+        return ShotPlan(self.shots, **named)
+
+    def pool(self, executor: str, workers: int | None) -> Any:
+        """A pool of the processors that were named, or of the executor's workers.
+
+        Raises:
+            InvalidInputError: if both were asked for.
+        """
+        if not self.qpu:
+            if self.least_fidelity is not None:
+                raise InvalidInputError(f"--least-fidelity {self.least_fidelity} is for --qpu")
+            return opened(executor, workers)
+        given = "" if executor == "inline" else f"--executor {executor}"
+        given = given or ("" if workers is None else f"--workers {workers}")
+        if given:
+            raise InvalidInputError(f"{given} with --qpu: the processors are the workers; leave one of them out")
+        from dqk.qpu.pool import QPUPool
+
+        return QPUPool(list(self.qpu), self.least_fidelity)
+
+
+def with_measuring(command: Callable[..., None]) -> Callable[..., None]:
+    """Gives a command that takes `measuring` one option for each of its fields."""
+    own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name != "measuring"]
+    hints = get_type_hints(Measuring, include_extras=True)
+    more = [
+        inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default, annotation=hints[f.name])
+        for f in fields(Measuring)
+    ]
+
+    @functools.wraps(command)
+    def run(**given: Any) -> None:
+        command(**{p.name: given[p.name] for p in own}, measuring=Measuring(**{p.name: given[p.name] for p in more}))
+
+    run.__signature__ = inspect.Signature([*own, *more])  # type: ignore[attr-defined]
+    run.__annotations__ = {p.name: p.annotation for p in (*own, *more)}
+    return run
 
 
 def measured(kernel: Any, pool: Any) -> bool:
@@ -62,21 +119,6 @@ def measured(kernel: Any, pool: Any) -> bool:
     from dqk._gram import executor_of, sampled_job_of
 
     return sampled_job_of(kernel.backend, kernel.circuit, kernel.shots, 0, executor_of(pool)) is not None
-
-
-def pool_of(qpus: Sequence[str], least_fidelity: float | None, executor: str) -> Any:
-    """A pool of the processors that were named.
-
-    Raises:
-        InvalidInputError: if something else was asked for, too.
-    """
-    if executor != "inline":
-        raise InvalidInputError(
-            f"--executor {executor} with --qpu: the processors are the workers; leave one of them out"
-        )
-    from dqk.qpu.pool import QPUPool
-
-    return QPUPool(list(qpus), least_fidelity)
 
 
 def use_tokens(token_file: Path | None) -> None:

@@ -15,9 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dqk._estimate import SampledJob
 from dqk._pooled import Executor
 from dqk._run import Observer
-from dqk._sampled import SampledJob, slopes
+from dqk._sampled import slopes
 from dqk.backends.autograd import first_derivative_only
 from dqk.backends.shifts import circuits_for_gradient
 from dqk.circuit import Circuit

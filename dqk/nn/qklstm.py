@@ -142,12 +142,7 @@ class QKLSTM(GatedRecurrence):
         self._build(
             lambda size: QKCell(size, hidden_size, bias, self.options, self._choose(data), device, dtype, workers)
         )
-        if feature_map is not None and feature_map.declared is None:
-            warnings.warn(
-                f"feature map {feature_map.name!r} has no declared angles, so every time step runs in torch, which is slower; "
-                "declare its angles (dqk.kernels.Angle) for compiled time steps",
-                stacklevel=2,
-            )
+        _warn_of(feature_map)
 
     def set_executor(self, executor: Any, farm: Farm = "auto", micro_batch: int | None = None) -> None:
         """Has other workers compute the kernel values from now on, or this process (None); arguments as for the class.
@@ -220,4 +215,13 @@ class QKLSTM(GatedRecurrence):
             f"n_references={o.n_references}, references={o.references!r}, readout={o.readout!r}, "
             f"gate_kernel={o.gate_kernel!r}, kernel_scale={cell.kernel_scale:g}"
             + (f", time steps in torch: {cell.torch_because}" if cell.torch_because else "")
+        )
+
+
+def _warn_of(feature_map: FeatureMap | None) -> None:
+    if feature_map is not None and feature_map.declared is None:
+        warnings.warn(
+            f"feature map {feature_map.name!r} has no declared angles, so every time step runs in torch, which is slower; "
+            "declare its angles (dqk.kernels.Angle) for compiled time steps",
+            stacklevel=3,
         )

@@ -178,8 +178,6 @@ def test_bad_arguments_are_named(call, message):
 
 
 def test_what_this_version_cannot_do_is_said():
-    with pytest.raises(UnsupportedError, match="no standard errors"):
-        gram(KERNEL, X, return_std_error=True)
     with pytest.raises(InvalidInputError, match="seed=1, but this kernel is exact"):
         gram(KERNEL, X, seed=1)
     with pytest.raises(UnsupportedError, match="use backend='statevector' or 'auto'"):

@@ -290,7 +290,11 @@ def test_what_slurm_has_forgotten_is_known_by_its_exit_code_or_from_the_accounti
 
 def test_the_log_of_a_job_that_waits(cluster: Slurm) -> None:
     samples(20)
-    job = launch("gram X.npy -o K.zarr", SlurmOptions(cpus_per_task=1), site=Site(sbatch=("--begin=now+1hour",)), run="run")
-    done = subprocess.run([sys.executable, "-m", "dqk", "launch", "logs", "run"], capture_output=True, text=True, timeout=60)
+    job = launch(
+        "gram X.npy -o K.zarr", SlurmOptions(cpus_per_task=1), site=Site(sbatch=("--begin=now+1hour",)), run="run"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "dqk", "launch", "logs", "run"], capture_output=True, text=True, timeout=60
+    )
     assert (done.returncode, done.stdout) == (0, "") and f"nothing is written yet: {job.job} PENDING" in done.stderr
     job.cancel()
