@@ -82,12 +82,11 @@ def gram(
     if executor == "mpi" and serves(workers):
         return
     use_tokens(measuring.token_file)
-    plan = measuring.plan()
     with contextlib.ExitStack() as stack:
         if executor == "mpi":  # the other ranks wait for rank 0, also if it finds that there is nothing to do
             pool = stack.enter_context(opened(executor, None))
         destination = None if measuring.dry_run else _destination(out, resume, take_over, shard, trace, timeline)
-        kernel, samples, others = _problem(x, y, feature_map, layers, bandwidth, backend, plan)
+        kernel, samples, others = _problem(x, y, feature_map, layers, bandwidth, backend, measuring.plan())
         if executor == "mpi" and destination is None:
             stderr().print(_NO_STORE)
         stack.enter_context(_stoppable(out, destination is not None))
