@@ -16,7 +16,9 @@ from dqk.backends.sampled import DeviceLimits, SampledBackend
 from dqk.circuit import Circuit
 from dqk.errors import UnsupportedError
 from dqk.qpu.client import QPUClient
-from dqk.qpu.records import QPUError
+from dqk.qpu.records import QPUError, QPULimits
+
+_FIRST_CONTACT_S = 5.0
 
 
 class QPUBackend(SampledBackend):
@@ -35,9 +37,15 @@ class QPUBackend(SampledBackend):
         self.client = QPUClient(url, token, timeout_s)
 
     @cached_property
+    def _asked(self) -> QPULimits:
+        """What the service says at first contact, for which nobody should wait long: the URL may be wrong."""
+        patience_s = min(_FIRST_CONTACT_S, self.client.timeout_s)
+        return QPUClient(self.client.url, self._token, patience_s).limits
+
+    @cached_property
     def capabilities(self) -> Capabilities:  # type: ignore[override]  # asks the service
         """Sampled; as wide as the service says."""
-        limits = self.client.limits
+        limits = self._asked
         return Capabilities(
             exact=False,
             differentiable=True,
@@ -50,7 +58,7 @@ class QPUBackend(SampledBackend):
     @cached_property
     def limits(self) -> DeviceLimits:
         """As the service says."""
-        found = self.client.limits
+        found = self._asked
         prices = found.price_per_job, found.price_per_s, found.price_per_shot
         return DeviceLimits(
             max_circuits_per_job=found.max_circuits_per_job,

@@ -58,6 +58,7 @@ class _QPU:
     failures: int = 0
     checked: float = -math.inf
     lock: threading.Lock = field(default_factory=threading.Lock)
+    checking: threading.Lock = field(default_factory=threading.Lock)
 
 
 class QPUPool(WorkerPool):
@@ -176,19 +177,20 @@ class QPUPool(WorkerPool):
             self._drain(qpu, f"{_FAILURES} jobs in a row failed")
 
     def _check(self, qpu: _QPU) -> None:
-        """Measures what should be 1, when it is time to."""
-        with qpu.lock:
-            due = self.least_fidelity is not None and time.monotonic() - qpu.checked >= self.check_s
-            if not due or qpu.report.drained:
-                return
-            qpu.checked = time.monotonic()
+        """Measures what should be 1, when it is time to; no other job of the processor begins meanwhile."""
+        if self.least_fidelity is None:
+            return
+        with qpu.checking:
+            if time.monotonic() - qpu.checked >= self.check_s and not qpu.report.drained:
+                self._measure_one(qpu, self.least_fidelity)
+
+    def _measure_one(self, qpu: _QPU, least: float) -> None:
         width = min(4, qpu.backend.capabilities.max_qubits or 4)
         angles = np.full((1, 2 * width), 1.0)
         found = float(qpu.backend.run(_probe(width), angles, angles, np.zeros(0), _CHECK_SHOTS)[0])
-        qpu.report.fidelity = found
-        assert self.least_fidelity is not None
-        if found < self.least_fidelity:
-            self._drain(qpu, f"out of calibration: k(x, x) is {found:.3f}, expected at least {self.least_fidelity:g}")
+        qpu.report.fidelity, qpu.checked = found, time.monotonic()
+        if found < least:
+            self._drain(qpu, f"out of calibration: k(x, x) is {found:.3f}, expected at least {least:g}")
 
     def _drain(self, qpu: _QPU, why: str) -> None:
         with qpu.lock:
