@@ -19,7 +19,6 @@ from dqk.errors import BudgetError, ClusterError, InvalidInputError
 from dqk.kernels import ShotPlan
 from dqk.kernels.feature_maps import qklstm_feature_map, reuploading_feature_map, zz_feature_map
 from dqk.qpu import QPUClient
-from dqk.qpu.backend import QPUBackend
 from dqk.qpu.pool import QPUPool
 from dqk.store import StoredGram
 from tests.qpu.services import Service, begin, ready, serving
@@ -27,6 +26,7 @@ from tests.qpu.services import Service, begin, ready, serving
 pytestmark = [pytest.mark.qpu, pytest.mark.timeout(180)]
 
 MAP = zz_feature_map(2)
+MAPS = [zz_feature_map(3), reuploading_feature_map(2, layers=2, trainable="rotations"), qklstm_feature_map(4)]
 LIMITED = "[limits]\nmax_circuits_per_job = 25\n"
 
 
@@ -45,10 +45,7 @@ def services(tmp_path_factory) -> Iterator[list[Service]]:
     manager.__exit__(None, None, None)
 
 
-@pytest.mark.parametrize(
-    "feature_map",
-    [zz_feature_map(3), reuploading_feature_map(2, layers=2, trainable="rotations"), qklstm_feature_map(4)],
-)
+@pytest.mark.parametrize("feature_map", MAPS)
 def test_frequencies_of_a_service(services, feature_map) -> None:
     """z scores against the statevector's probabilities."""
     x, y = samples(12, feature_map.n_features), samples(9, feature_map.n_features) * 0.5
@@ -153,9 +150,6 @@ def test_a_service_that_dies_is_drained_and_its_jobs_go_elsewhere(tmp_path) -> N
             alone = gram(FidelityKernel(MAP, shots=100), samples(40), seed=3, executor=pool)
     assert np.array_equal(k, alone)
     assert drained[0] is None and "does not answer" in drained[1]
-    assert np.array_equal(
-        k, gram(FidelityKernel(MAP, shots=ShotPlan(100, max_circuits_per_job=25)), samples(40), seed=3)
-    ) or not (np.isnan(k).any())
 
 
 def test_a_service_out_of_calibration_is_drained(tmp_path) -> None:
@@ -170,9 +164,6 @@ def test_a_service_out_of_calibration_is_drained(tmp_path) -> None:
 
 def test_no_service_and_wrong_names() -> None:
     with pytest.raises(ClusterError, match="no QPU answers: qpu:http://127.0.0.1:9:"):
-        backend = resolve("qpu:http://127.0.0.1:9", MAP.circuit)
-        assert isinstance(backend, QPUBackend)
-        backend.client.timeout_s = 0.3
         QPUPool(["http://127.0.0.1:9"]).__enter__()
     with pytest.raises(InvalidInputError, match="measures no circuits, expected a QPU"):
         QPUPool(["statevector"]).__enter__()
