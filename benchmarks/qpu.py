@@ -1,6 +1,8 @@
-"""Kernels from quantum processors: what the allocation of shots saves.
+"""Kernels from quantum processors: jobs, fleets, what a client costs, and what the allocation of shots saves.
 
     python benchmarks/qpu.py [--rounds 50]
+
+Services are real ones on the loopback interface, see qpu_services.py.
 
 Allocation: shots are drawn from exact probabilities; pilots, whole numbers of shots and at most 8 distinct ones are included.
 "Variance-driven" compares the mean squared error of a kernel matrix with that of the same number of shots spent uniformly,
@@ -17,6 +19,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from qpu_services import report_client, report_fleet, report_jobs
 from sklearn.datasets import load_breast_cancer, load_iris
 from sklearn.decomposition import PCA
 from sklearn.model_selection import cross_val_score
@@ -163,7 +166,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=50, help="simulations of each figure")
     given = parser.parse_args()
-    result = {"by_variance": report_by_variance(given.rounds), "by_use": report_by_use(given.rounds)}
+    result: dict[str, Any] = {"jobs": report_jobs(), "fleet": report_fleet(), "client": report_client()}
+    result |= {"by_variance": report_by_variance(given.rounds), "by_use": report_by_use(given.rounds)}
     print(json.dumps({**result, "rounds": given.rounds, **machine()}))
 
 
