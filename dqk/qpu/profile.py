@@ -234,7 +234,7 @@ class Profile:
         found: Profile = replace(profile, queue=queue)
         return found
 
-    def totoml_lines(self) -> str:
+    def to_toml(self) -> str:
         """What `read` gives this profile for."""
         return "\n".join(toml_lines(self, ""))
 
