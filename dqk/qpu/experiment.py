@@ -92,8 +92,8 @@ class Settings:
     samples: int = whole(40, 100_000)
     test_samples: int = whole(40, 100_000)
     qubits: int = whole(4, 1000)
-    feature_map: str = field(default="zz", metadata={"choices": tuple(FEATURE_MAPS)})
-    bandwidth: float = real(0.4, positive=True)
+    feature_map: str = field(default="reuploading", metadata={"choices": tuple(FEATURE_MAPS)})
+    bandwidth: float = real(1.0, positive=True)
     shots: int = whole(500, 10**9)
     max_circuits_per_job: int | None = field(default=None, metadata={"most": 1_000_000, "positive": True})
     penalty: float = real(10.0, positive=True)
@@ -149,12 +149,18 @@ class Experiment:
     folder: Path
 
     @classmethod
-    def read(cls, path: str | os.PathLike[str], changes: Mapping[str, Any] | None = None) -> Experiment:
+    def read(
+        cls,
+        path: str | os.PathLike[str],
+        changes: Mapping[str, Any] | None = None,
+        sweep: Mapping[str, list[Any]] | None = None,
+    ) -> Experiment:
         """The experiment of a TOML file.
 
         Args:
             path: of the file.
             changes: values for keys as in a sweep, in place of the file's.
+            sweep: in place of the file's, if there is anything in it.
 
         Raises:
             InvalidInputError: names everything that is wrong with it.
@@ -170,6 +176,8 @@ class Experiment:
             base = read_toml(folder / named, "fleet")
             folder = (folder / named).parent
         document = _changed({**base, **own}, changes or {})
+        if sweep:
+            document["sweep"] = dict(sweep)
         return cls.from_dict(document, folder, str(file))
 
     @classmethod
