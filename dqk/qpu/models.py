@@ -76,7 +76,7 @@ def price_of(device: QPU | Simulator, kind: JobKind, seconds: float) -> float:
 
 
 def modelled(
-    device: QPU | Simulator, network: Network, kinds: Sequence[JobKind], seed: int, sessions: bool = False
+    device: QPU | Simulator, network: Network, kinds: Sequence[JobKind], seed: int | None, sessions: bool = False
 ) -> Device:
     """A device for a virtual run.
 
@@ -84,7 +84,7 @@ def modelled(
         device: one of a fleet.
         network: between it and the driver.
         kinds: of jobs that there are.
-        seed: of what is drawn, beside the device's own.
+        seed: of what is drawn, beside the device's own; None to draw what a service with the device's profile draws.
         sessions: whether its jobs follow each other in sessions.
     """
     seconds = [seconds_of(device, kind) for kind in kinds]
@@ -103,11 +103,16 @@ def modelled(
             found.follows = [seconds_of(device, kind, True) for kind in kinds]
             found.session_s = device.session.length_s
         if device.queue.expected_s > 0:
-            found.waits = device.queue.waits(hash((seed, device.queue.seed)) & (2**63 - 1))
+            found.waits = device.queue.waits(None if seed is None else _mixed(seed, device.queue.seed))
         if device.failures.job > 0:
-            chance = random.Random(hash((seed, device.failures.seed, 1)))
+            own = device.failures.seed
+            chance = random.Random(own if seed is None else _mixed(seed, own))
             found.fails = lambda limit=device.failures.job: chance.random() < limit
     return found
+
+
+def _mixed(*seeds: int) -> int:
+    return int(np.random.SeedSequence(seeds).generate_state(1, np.uint64)[0]) >> 1
 
 
 def offer(device: QPU | Simulator, kinds: Sequence[JobKind], circuit: Circuit | None) -> Offer:
