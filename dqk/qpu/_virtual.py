@@ -29,6 +29,7 @@ from dqk.scheduler import (
     Placement,
     Plan,
     Policy,
+    Ready,
     Statistics,
     Tick,
 )
@@ -168,6 +169,7 @@ class VirtualRun:
         done: items that need not be done.
         start: of the clock.
         accepted: is told (item, number of the job in the log), in the order in which results come.
+        arrivals: when each item is there to be done, shape (T,); None for all from the start.
     """
 
     def __init__(
@@ -180,9 +182,11 @@ class VirtualRun:
         done: Collection[int] = (),
         start: float = 0.0,
         accepted: Callable[[int, int], None] | None = None,
+        arrivals: np.ndarray | None = None,
     ):
         self._devices = {device.name: (number, device) for number, device in enumerate(devices)}
-        self._dispatch = Dispatch(plan, policy, done, placement=placement)
+        self._dispatch = Dispatch(plan, policy, done, arrivals is not None, placement)
+        self._arrivals = arrivals
         self._kind = kind.tolist()
         self._env: Any = _simpy().Environment(initial_time=start)
         self._start = start
@@ -197,6 +201,9 @@ class VirtualRun:
         for _, device in self._devices.values():
             if not device.lost:
                 self._tell(Joined(device.name))
+        if self._arrivals is not None:
+            for item, when in enumerate(self._arrivals.tolist()):
+                self._later(max(0.0, when - env.now), item, lambda event: self._tell(Ready((event.value,))))
         step = env.step
         while not dispatch.finished and env.peek() < math.inf:
             step()

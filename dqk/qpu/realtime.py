@@ -115,17 +115,19 @@ def _service(device: QPU, folder: Path) -> Iterator[subprocess.Popen[str]]:
             process.stdout.close()
 
 
-def calibrated(jobs: int = 40, job_s: float = 0.05) -> Network:
+def calibrated(devices: int = 1, jobs: int = 30, job_s: float = 0.05) -> Network:
     """What jobs on this machine's services take beside the devices' own time: a way, and a pause between two jobs.
 
     Args:
-        jobs: to measure.
+        devices: services side by side; more of them get in each other's way.
+        jobs: to measure on each.
         job_s: of the device, for each.
     """
-    fleet = Fleet(qpu=(QPU("probe", qubits=2, job_s=job_s, shot_rate_hz=1e9, max_circuits_per_job=20),))
+    probe = QPU("probe", devices, qubits=2, job_s=job_s, shot_rate_hz=1e9, max_circuits_per_job=20)
+    fleet = Fleet(qpu=(probe,))
     with raised(fleet) as urls:
         alone = [_real(fleet, urls, 20, 1, strategy("pull"))[0] for _ in range(5)]
-        together = _real(fleet, urls, 20 * jobs, 1, strategy("pull"))[0]
+        together = _real(fleet, urls, 20 * jobs * devices, 1, strategy("pull"))[0]
     between = max(0.0, (together - min(alone)) / (jobs - 1) - job_s)
     return Network(latency_s=max(0.0, (float(np.median(alone)) - job_s - between) / 2), overhead_s=between)
 
@@ -142,7 +144,7 @@ def compare(fleet: Fleet, entries: int, shots: int, policy: str = "pull", networ
         policy: of both runs.
         network: of the emulation; None to measure it first, see `calibrated`.
     """
-    network = calibrated() if network is None else network
+    network = calibrated(sum(kind.count for kind in fleet.qpu)) if network is None else network
     quiet = replace(fleet, qpu=tuple(replace(q, noise=Noise()) for q in fleet.qpu), worker=(), network=network)
     with raised(quiet) as urls:
         ages = [_metric(url, "dqk_qpu_calibrated_seconds_ago") for url in urls]
