@@ -75,26 +75,23 @@ class _Play:
         accepted: Callable[[int, int], None] | None = None,
     ) -> Outcome:
         """Plays some jobs through, from where the clock stands."""
-        reasons = fitting(self.fleet, kinds)
-        done = (
-            np.flatnonzero(np.array([bool(reason) for reason in reasons])[kind]) if any(reasons) else np.zeros(0, int)
-        )
-        if len(done) == len(kind):
-            raise UnsupportedError("; ".join(dict.fromkeys(reason for reason in reasons if reason)))
+        self._model(kinds)
+        alive = [device for device, model in zip(self.devices, self.models, strict=True) if not model.lost]
+        reasons = fitting(alive, kinds)
+        beyond = np.array([bool(reason) for reason in reasons])[kind]
+        if beyond.all() and len(alive) == len(self.devices):
+            raise UnsupportedError("; ".join(dict.fromkeys(reasons)))
         for reason, count in zip(reasons, np.bincount(kind, minlength=len(kinds)).tolist(), strict=True):
             if reason:
                 self._note(reason, count)
-        self._model(kinds)
         offers = [offer(device, kinds, circuit) for device in self.devices]
-        strategy = self.variant.strategy
         able = [one for one, model in zip(offers, self.models, strict=True) if not model.lost]
-        left = np.setdiff1d(np.arange(len(kind)), done)
-        demand = Demand(kind, importance)
-        placement = strategy.placement(Demand(kind[left]), able, self.settings.deadline_s) if able else None
-        if placement is not None and (importance is not None or len(done)):
-            placement = strategy.placement(
-                demand if not len(done) else _without(demand, reasons), able, self.settings.deadline_s
-            )
+        strategy, placement = self.variant.strategy, None
+        if not beyond.all():  # nobody will ask for what fits nowhere: it counts as something that fits
+            fits = next(number for number, reason in enumerate(reasons) if not reason)
+            demand = Demand(np.where(beyond, fits, kind), importance)
+            placement = strategy.placement(demand, able, self.settings.deadline_s)
+        done = np.flatnonzero(beyond)
         plan = Plan(np.stack([kind, kind], axis=1).astype(np.int32), _predicted(offers)[kind], self.rows)
         policy = Policy(message_s=0.0, hedge=strategy.hedge, hang_factor=math.inf)
         run = VirtualRun(self.models, plan, kind, policy, placement, done.tolist(), self.clock, accepted)
@@ -122,13 +119,6 @@ class _Play:
             )
             new.waits, new.fails = old.waits, old.fails
         self.models = fresh
-
-
-def _without(demand: Demand, reasons: list[str]) -> Demand:
-    """The same items, those of kinds that fit nowhere counted as the first kind that fits: nobody will ask for them."""
-    fits = next(kind for kind, reason in enumerate(reasons) if not reason)
-    kind = np.where(np.array([bool(reason) for reason in reasons])[demand.kind], fits, demand.kind)
-    return Demand(kind, demand.importance)
 
 
 def _predicted(offers: list[Offer]) -> np.ndarray:

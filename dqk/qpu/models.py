@@ -11,7 +11,7 @@ import numpy as np
 from dqk.circuit import Circuit
 from dqk.qpu._virtual import Device
 from dqk.qpu.coupling import swaps
-from dqk.qpu.fleet import QPU, Fleet, Network, Simulator
+from dqk.qpu.fleet import QPU, Network, Simulator
 from dqk.qpu.profile import Noise
 from dqk.scheduler import Offer
 
@@ -145,11 +145,12 @@ def error_of(device: QPU, circuit: Circuit | None) -> float:
     return 1 - right
 
 
-def fitting(fleet: Fleet, kinds: Sequence[JobKind]) -> list[str]:
-    """For each kind of jobs why no device of the fleet takes it; an empty text if one does."""
-    found = []
-    devices = fleet.kinds
+def fitting(devices: Sequence[QPU | Simulator], kinds: Sequence[JobKind]) -> list[str]:
+    """For each kind of jobs why none of these devices takes it; an empty text if one does."""
+    if not devices:
+        return ["no device is left"] * len(kinds)
     widest = max(devices, key=lambda device: device.qubits)
+    found = []
     for kind in kinds:
         if any(seconds_of(device, kind) < float("inf") for device in devices):
             found.append("")
