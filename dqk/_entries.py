@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import time
 import weakref
 from collections.abc import Mapping
+from contextlib import nullcontext
 from functools import lru_cache, partial
 from typing import Any
 
@@ -51,6 +53,14 @@ def opened(name: str, circuit: Circuit) -> SampledBackend:
     return backend
 
 
+_locks: weakref.WeakKeyDictionary[SampledBackend, threading.Lock] = weakref.WeakKeyDictionary()
+
+
+def _alone(backend: SampledBackend) -> threading.Lock:
+    """Held by the one thread that uses a backend which is not made for more."""
+    return _locks.setdefault(backend, threading.Lock())
+
+
 @lru_cache(maxsize=64)
 def _circuit(text: str) -> Circuit:
     return Circuit.from_dict(json.loads(text))
@@ -74,9 +84,10 @@ def run_entries(header: dict[str, Any], extra: Mapping[str, np.ndarray], arrays:
         told = partial(_note, header["log"], tag) if header.get("log") else None
         left, right = extra[f"{item}.left"], extra[f"{item}.right"]
         try:
-            values[str(item)] = backend.run(
-                circuit, left, right, shipped["shared"], shots, seed=seed, tag=tag, told=told
-            )
+            with nullcontext() if backend.parallel else _alone(backend):
+                values[str(item)] = backend.run(
+                    circuit, left, right, shipped["shared"], shots, seed=seed, tag=tag, told=told
+                )
         except Exception as error:
             failed.append((item, cause(error)))
         spans.append(("measure", item, began, time.time()))

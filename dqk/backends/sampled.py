@@ -74,6 +74,8 @@ class SampledBackend(Backend):
     that is None. K of one set of samples has a unit diagonal, which is not measured, and one value for (i, j) and (j, i).
     """
 
+    parallel: bool = False
+    """Whether several threads may call `run` at once."""
     default_shots: int | None = None
     """Measurements of an entry where the caller names no number."""
 

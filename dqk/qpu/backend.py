@@ -31,6 +31,7 @@ class QPUBackend(SampledBackend):
     """
 
     name = "qpu"
+    parallel = True
 
     def __init__(self, url: str, token: str | None = None, timeout_s: float = 30.0):
         self._token = token
