@@ -23,7 +23,19 @@ _HOMES = {
     "ProjectedKernel": "dqk.kernels",
     "gram": "dqk._gram",
 }
-_PACKAGES = ("backends", "circuit", "cluster", "data", "errors", "kernels", "nn", "scheduler", "testing", "training")
+_PACKAGES = (
+    "backends",
+    "circuit",
+    "cluster",
+    "data",
+    "errors",
+    "kernels",
+    "nn",
+    "qpu",
+    "scheduler",
+    "testing",
+    "training",
+)
 
 
 def __getattr__(name: str) -> Any:
