@@ -18,7 +18,6 @@ from pennylane.devices import Device, ExecutionConfig
 from pennylane.devices.modifiers import simulator_tracking, single_tape_support
 from pennylane.devices.preprocess import (
     decompose,
-    no_analytic,
     validate_device_wires,
     validate_measurements,
 )
@@ -105,15 +104,17 @@ class QPUDevice(Device):
     def preprocess_transforms(self, execution_config: ExecutionConfig | None = None) -> CompilePipeline:
         """What turns any circuit into the service's gates and one measurement of some wires."""
         pipeline = CompilePipeline()
-        pipeline.add_transform(no_analytic, name=self.name)
         pipeline.add_transform(validate_device_wires, wires=self.wires, name=self.name)
         pipeline.add_transform(defer_measurements, allow_postselect=False)
         pipeline.add_transform(split_non_commuting)
-        pipeline.add_transform(validate_measurements, sample_measurements=_is_sampled, name=self.name)
+        pipeline.add_transform(
+            validate_measurements, lambda measurement: True, sample_measurements=_is_sampled, name=self.name
+        )
         pipeline.add_transform(_from_samples)
         pipeline.add_transform(
             decompose,
             stopping_condition=_is_native,
+            decomposer=_decomposition,
             target_gates={*_NAMES, *_CONSTANTS, *_NOTHING},
             skip_initial_state_prep=False,
             device_wires=self.wires,
@@ -201,6 +202,10 @@ def _from_samples(tape: Any) -> tuple[list[Any], Any]:
 
     PennyLane's `measurements_from_samples` leaves these gates out for Hermitian matrices and projectors (0.45).
     """
+    if not tape.shots:
+        if tape.measurements:
+            raise DeviceError("dqk.qpu measures with shots: give the QNode some, as in qml.set_shots(qnode, 1000)")
+        return [tape], lambda results: results[0]
     measured = qml.wires.Wires.all_wires([measurement.wires for measurement in tape.measurements])
     sampled = tape.copy(
         operations=[*tape.operations, *tape.diagonalizing_gates], measurements=[qml.sample(wires=measured)]
@@ -218,6 +223,14 @@ def _from_samples(tape: Any) -> tuple[list[Any], Any]:
 
 def _is_native(operation: Any) -> bool:
     return operation.name in _NAMES or operation.name in _CONSTANTS or operation.name in _NOTHING
+
+
+def _decomposition(operation: Any) -> Sequence[Any]:
+    """PennyLane's, or that of the operation's matrix where it has none."""
+    if not operation.has_decomposition and operation.has_matrix:
+        return qml.QubitUnitary.compute_decomposition(qml.matrix(operation), wires=operation.wires)
+    decomposed: Sequence[Any] = operation.decomposition()
+    return decomposed
 
 
 def _is_sampled(measurement: Any) -> bool:
