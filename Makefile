@@ -23,11 +23,11 @@ step = @printf '\n==> %s\n' "$(1)"
 pip_install = $(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt $(PIP_ARGS)
 
 # --- jobs ------------------------------------------------------------------------------------------------------------
-.PHONY: help demo test test-slurm slurm lint format bench soak clean distclean same-python
+.PHONY: help demo test test-device-suite test-slurm slurm lint format bench soak clean distclean same-python
 
 help: ## list the commands
 	@printf 'usage: make COMMAND   (another interpreter: PYTHON=python3.12 make COMMAND)\n\n'
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.installed-dqk ## install, then train the QK-LSTM on the two sentences of the paper
 	$(call step,dqk train pos --preset table1 --seed 0)
@@ -53,6 +53,10 @@ slurm:
 	  printf '\n==> installing Slurm and ShellCheck with apt-get\n'; \
 	  apt-get -q update >/dev/null && DEBIAN_FRONTEND=noninteractive apt-get -q -y --no-install-recommends install \
 	    slurmctld slurmd slurm-client munge shellcheck >/dev/null; }
+
+test-device-suite: $(VENV)/.installed-dev ## run PennyLane's device tests on dqk.qpu and on lightning.qubit, and compare
+	$(call step,pl-device-test on dqk.qpu and on lightning.qubit)
+	@$(BIN)/python -m tests.qpu.device_suite
 
 lint: $(VENV)/.installed-dev ## ruff, mypy and the layer contracts
 	$(call step,ruff check)

@@ -190,7 +190,17 @@ class QPUClient:
                 local = httpx.URL(self.url).host in ("127.0.0.1", "localhost", "::1")
             except httpx.InvalidURL as error:
                 raise InvalidInputError(f"{self.url!r} is no URL: {error}") from error
-            self._kept = os.getpid(), httpx.Client(base_url=self.url, headers=headers, trust_env=not local)
+            self._kept = (
+                os.getpid(),
+                httpx.Client(
+                    base_url=self.url,
+                    headers=headers,
+                    trust_env=not local,
+                    verify=self.url.startswith(
+                        "https"
+                    ),  # where there is nothing to verify, certificates need not be loaded
+                ),
+            )
         return self._kept[1]
 
     def _request(self, method: str, path: str, patience_s: float = 0.0, **given: Any) -> dict[str, Any]:
