@@ -41,7 +41,8 @@ class QPUBackend(SampledBackend):
     def _asked(self) -> QPULimits:
         """What the service says at first contact, for which nobody should wait long: the URL may be wrong."""
         patience_s = min(_FIRST_CONTACT_S, self.client.timeout_s)
-        return QPUClient(self.client.url, self._token, patience_s).limits
+        with QPUClient(self.client.url, self._token, patience_s) as client:
+            return client.limits
 
     @cached_property
     def capabilities(self) -> Capabilities:  # type: ignore[override]  # asks the service
@@ -103,10 +104,15 @@ class QPUBackend(SampledBackend):
             told(job)
         return np.asarray(self.client.result(job).zeros / shots)
 
+    def close(self) -> None:
+        """See `SampledBackend.close`."""
+        self.client.close()
+
     def answers(self) -> bool:
         """Whether the service says so within two seconds."""
         try:
-            QPUClient(self.client.url, self._token, timeout_s=2.0).limits  # noqa: B018  # asks
+            with QPUClient(self.client.url, self._token, timeout_s=2.0) as client:
+                client.limits  # noqa: B018  # asks
         except QPUError:
             return False
         return True

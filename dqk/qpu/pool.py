@@ -170,8 +170,9 @@ class QPUPool(WorkerPool):
                 qpu.report.jobs += 1
                 qpu.report.seconds += time.monotonic() - began
             ended = qpu.failures >= _FAILURES
+        silent = failed and not qpu.backend.answers()
         self._events.put(event)
-        if failed and not qpu.backend.answers():
+        if silent:
             self._drain(qpu, "it does not answer")
         elif ended:
             self._drain(qpu, f"{_FAILURES} jobs in a row failed")
@@ -223,6 +224,7 @@ class QPUPool(WorkerPool):
         """Lets threads end that wait for results; jobs that were submitted stay at the processors."""
         for qpu in self._qpus.values():
             qpu.threads.shutdown(wait=False, cancel_futures=True)
+            qpu.backend.close()
         self._qpus, self._device = {}, None
 
 
