@@ -6,6 +6,7 @@ a table. Gradients are PennyLane's parameter shifts, whose tapes are such tapes.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections import deque
 from collections.abc import Sequence
@@ -26,7 +27,7 @@ from pennylane.transforms import broadcast_expand, defer_measurements, split_non
 from pennylane.transforms.core import CompilePipeline
 
 from dqk.circuit import Circuit, Gate, data, unitary
-from dqk.errors import InvalidInputError
+from dqk.errors import DQKError, InvalidInputError
 from dqk.qpu._simulate import OPERATIONS
 from dqk.qpu.client import QPUClient
 from dqk.qpu.records import JobResult, read_token
@@ -155,11 +156,14 @@ class QPUDevice(Device):
                 yield self._landed(flight)
         finally:
             for _, _, job in flight:  # after an error: nobody waits for them any more
-                self.client.cancel(job)
+                with contextlib.suppress(DQKError):
+                    self.client.cancel(job)
 
     def _landed(self, flight: deque[tuple[_Group, int, str]]) -> tuple[_Group, int, JobResult]:
-        group, start, job = flight.popleft()
-        return group, start, self.client.result(job)
+        group, start, job = flight[0]
+        result = self.client.result(job)
+        flight.popleft()
+        return group, start, result
 
     def _read(self, tape: Any) -> tuple[Circuit, list[float], tuple[int, ...]]:
         """The tape's circuit, the angles of its data columns, and the qubits that it measures."""

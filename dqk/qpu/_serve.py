@@ -45,6 +45,8 @@ def serve(
         ClusterError: if the address is taken.
     """
     try:
+        import uvicorn  # noqa: F401
+
         from dqk.qpu._api import Service
     except ImportError as error:
         raise BackendUnavailableError(f"the QPU service needs {error.name}: pip install 'dqk[qpu]'") from error
@@ -67,14 +69,13 @@ def serve(
     _simulate.warm_up(profile.noise)
     service = Service(store, profile, n_qubits)
     try:
-        _answer(service, tokens, listener, lambda: ready(_url(host, listener)))
+        _run(service, tokens, listener, lambda: ready(_url(host, listener)))
     finally:
         service.stop()
         store.close()
 
 
-def _answer(service: Any, tokens: list[str], listener: socket.socket, ready: Callable[[], None]) -> None:
-    """Answers requests until the process is told to end; says when it begins to."""
+def _run(service: Any, tokens: list[str], listener: socket.socket, ready: Callable[[], None]) -> None:
     import uvicorn
 
     from dqk.qpu._api import create_app

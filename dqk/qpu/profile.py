@@ -115,7 +115,7 @@ class Price:
 
 @dataclass(frozen=True)
 class Outage:
-    """A time in which the device runs nothing and takes nothing, counted from the service's first start."""
+    """A time in which the device starts no job and takes none, counted from the service's first start."""
 
     start_s: float = _number(None)
     duration_s: float = _number(None, positive=True)
