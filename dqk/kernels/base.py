@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import importlib
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +31,9 @@ class Engine(Protocol):
         ...
 
 
+if TYPE_CHECKING:
+    from dqk.kernels.diagnosis import Diagnosis
+
 _evaluator: Callable[..., Any] | None = None
 
 
@@ -40,12 +43,13 @@ def install_evaluator(evaluate: Callable[..., Any]) -> None:
     _evaluator = evaluate
 
 
-def _evaluate(kernel: Kernel, X: Any, Y: Any) -> Any:
+def evaluated(kernel: Kernel, X: Any, Y: Any = None, log: bool = False) -> Any:
+    """The kernel matrix, or its natural logarithm, as `dqk.gram` computes it."""
     if _evaluator is None:
         # By name: kernels know no engine, and whoever only builds kernels does not load one.
         importlib.import_module("dqk._gram")
     assert _evaluator is not None
-    return _evaluator(kernel, X, Y)
+    return _evaluator(kernel, X, Y, log=log)
 
 
 class Kernel(nn.Module, abc.ABC):
@@ -85,9 +89,20 @@ class Kernel(nn.Module, abc.ABC):
         """
         if _is_vector(X) and Y is not None and _is_vector(Y):
             pair = [to_samples(name, _as_row(v), self.n_features) for name, v in (("X", X), ("Y", Y))]
-            value = _evaluate(self, *pair)[0, 0]
+            value = evaluated(self, pair[0], pair[1])[0, 0]
             return value if isinstance(X, Tensor) or isinstance(Y, Tensor) else float(value.detach())
-        return _evaluate(self, X, Y)
+        return evaluated(self, X, Y)
+
+    def diagnose(self, X: Any = None, y: Any = None) -> Diagnosis:
+        """What the kernel really does, by its circuit and on samples; see `dqk.kernels.diagnosis`.
+
+        Args:
+            X: samples, shape (N, d); None for the circuit alone.
+            y: labels, shape (N,); None for none.
+        """
+        from dqk.kernels.diagnosis import diagnose
+
+        return diagnose(self, X, y)
 
     def evaluate(self, x_vec: Any, y_vec: Any = None) -> Any:
         """The same as calling the kernel; the name that qiskit-machine-learning uses."""
