@@ -60,8 +60,9 @@ def _bisect(
     for i, a in enumerate(qubits):
         graph.add_weighted_edges_from((a, b, int(weights[a, b])) for b in qubits[i + 1 :] if weights[a, b])
     shuffled = np.random.default_rng(seed).permutation(qubits).tolist()
-    parts = networkx.algorithms.community.kernighan_lin_bisection(
+    # Gives the improved second set first.
+    second, first = networkx.algorithms.community.kernighan_lin_bisection(
         graph, partition=(set(shuffled[:sizes]), set(shuffled[sizes:])), seed=seed
     )
-    for part, chosen in zip(parts, (qpus[:half], qpus[half:]), strict=True):
+    for part, chosen in ((first, qpus[:half]), (second, qpus[half:])):
         _bisect(weights, sorted(part), chosen, room, seed + 1, assignment)
