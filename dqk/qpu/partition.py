@@ -62,7 +62,7 @@ def partition(
     capacities: Sequence[int],
     links: Sequence[tuple[int, int]] | None = None,
     *,
-    restarts: int = 8,
+    restarts: int = 16,
     seed: int = 0,
 ) -> Partition:
     """Assigns the qubits of a circuit to QPUs so that few e-bits are needed.
