@@ -192,6 +192,8 @@ def _sentence(
 def seconds(time_s: float) -> str:
     """A time for people; years beyond a year."""
     year = 365.25 * 86400
+    if math.isinf(time_s):
+        return "over 10^300 s"
     if time_s > year:
         return f"{time_s / year:.3g} years"
     for unit, size in (("days", 86400.0), ("h", 3600.0), ("min", 60.0)):
