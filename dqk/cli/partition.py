@@ -56,7 +56,9 @@ def _circuit(name: str, qubits: int, layers: int | None) -> Any:
         raise unknown_name("feature map", name, FEATURE_MAPS)
     depth = {"reuploading": "layers", "zz": "reps", "iqp": "reps", "ising": "reps"}
     if layers is not None and name not in depth:
-        raise InvalidInputError(f"--layers is {layers}, but {name} has none; leave it out or take one of {sorted(depth)}")
+        raise InvalidInputError(
+            f"--layers is {layers}, but {name} has none; leave it out or take one of {sorted(depth)}"
+        )
     options = {} if layers is None else {depth[name]: layers}
     return FEATURE_MAPS[name](qubits, **options).circuit  # type: ignore[operator]
 

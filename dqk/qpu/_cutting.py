@@ -1,9 +1,10 @@
 """Kernel values of cut circuits by PennyLane: `qml.cut_circuit` and `qml.cut_circuit_mc`.
 
-Choose it for circuits that are wider than the device, with cuts of wires from `cutting`. Both take the probability of 0...0 apart into
-fragments: the one as an expectation value of a product of projectors, from every preparation and measurement at the cuts; the
+Choose it for circuits that are wider than the device, with cuts of wires from `cutting`. Both take the probability of 0...0 apart
+into fragments: the one as an expectation value of a product of projectors, from every preparation and measurement at the cuts; the
 other one from samples, each with preparations and measurements drawn at random. PennyLane cuts wires, not gates, and a wire that
-comes back to a fragment is a qubit more there, since it does not reuse measured qubits.
+comes back to a fragment is a qubit more there, since it does not reuse measured qubits. Its automatic cutter needs KaHyPar; here
+it is told where to cut.
 """
 
 from __future__ import annotations
@@ -72,7 +73,10 @@ def sampled_cut_value(
     """Probability of 0...0 by `qml.cut_circuit_mc`: each shot draws what is prepared and measured at the cuts.
 
     Args:
-        circuit, cuts, data, shared: as for `cut_value`.
+        circuit: as for `cut_value`, as are the next three.
+        cuts: where to cut its wires, at least once.
+        data: angles of the data columns.
+        shared: angles of the shared columns.
         shots: of the whole; each is one circuit for each fragment.
         seed: of what is drawn and of the outcomes.
 

@@ -4,11 +4,11 @@ Choose it where QPUs have no quantum links; `wide` compares. A cut replaces a ga
 operations with coefficients of both signs (a quasi-probability); `gamma` is the sum of their magnitudes. Gammas of cuts multiply,
 and an estimate from samples needs `gamma**2` times the shots for the same statistical error.
 
-- Cut *gates*: the qubits stay where an assignment puts them. `gamma = 2 (sum u)^2 - 1` with u the operator-Schmidt coefficients, the least
-  for a single gate (Schmitt, Piveteau & Sutter, arXiv 2312.11638): 3 for CX and CZ (`gamma**2 = 9`), `1 + 2 |sin t|` for RXX(t),
-  RYY(t), RZZ(t), 7 for SWAP. The decomposition of Mitarai & Fujii (arXiv 1909.07534, 2006.11174) reaches it for rotations.
-- Cut *wires*: a qubit is measured on one QPU and prepared on another one, which needs a qubit more for each cut.
-  `gamma = 4`, so `gamma**2 = 16` (Peng et al., arXiv 1904.00102); this is what `qml.cut_circuit` does, see `_cutting`. With classical messages
+- Cut *gates*: the qubits stay where an assignment puts them. `gamma = 2 (sum u)^2 - 1` with u the operator-Schmidt coefficients,
+  the least for a single gate (Schmitt, Piveteau & Sutter, arXiv 2312.11638): 3 for CX and CZ (`gamma**2 = 9`), `1 + 2 |sin t|` for
+  RXX(t), RYY(t), RZZ(t), 7 for SWAP. The decomposition of Mitarai & Fujii (arXiv 1909.07534, 2006.11174) reaches it for rotations.
+- Cut *wires*: a qubit is measured on one QPU and prepared on another one, which needs a qubit more for each cut. `gamma = 4`, so
+  `gamma**2 = 16` (Peng et al., arXiv 1904.00102); this is what `qml.cut_circuit` does, see `_cutting`. With classical messages
   between QPUs during a shot 3 and 9 are possible, less for several at once (Brenner, Piveteau & Sutter, arXiv 2302.03366).
 """
 
@@ -19,11 +19,9 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from dqk.circuit import Circuit, Gate
 from dqk.errors import InvalidInputError
-from dqk.qpu.ebits import Interactions, schmidt_coefficients
+from dqk.qpu.ebits import schmidt_coefficients
 from dqk.qpu.partition import checked_capacities, partition
 
 WIRE_GAMMA = 4.0
@@ -80,7 +78,10 @@ def gamma(gate: Gate, angle: float | None = None) -> float:
 
 
 def cut_gates(
-    circuit: Circuit, assignment: Sequence[int], data: Sequence[float] | None = None, shared: Sequence[float] | None = None
+    circuit: Circuit,
+    assignment: Sequence[int],
+    data: Sequence[float] | None = None,
+    shared: Sequence[float] | None = None,
 ) -> GateCuts:
     """The gates that an assignment separates.
 
@@ -168,14 +169,18 @@ def fragments(circuit: Circuit, cuts: Sequence[tuple[int, int]]) -> WireCuts:
     groups = defaultdict[int, list[int]](list)
     for node in range(len(members)):
         groups[root(node)].append(node)
-    circuits = sum(4 ** sum(incoming[s] for s in group) * 3 ** sum(outgoing[s] for s in group) for group in groups.values())
+    circuits = sum(
+        4 ** sum(incoming[s] for s in group) * 3 ** sum(outgoing[s] for s in group) for group in groups.values()
+    )
     widths = tuple(len(group) for group in groups.values())
     return WireCuts(tuple(sorted(set(cuts))), widths, circuits, len(set(cuts)) * math.log10(WIRE_GAMMA))
 
 
 def _plans(circuit: Circuit, homes: Sequence[int], room: tuple[int, ...]) -> list[WireCuts]:
     """Cuts for an assignment, those whose fragments fit."""
-    gates = {index: gate.wires for index, gate in enumerate(circuit.gates) if len(gate.wires) == 2}
+    gates: dict[int, tuple[int, ...]] = {
+        index: gate.wires for index, gate in enumerate(circuit.gates) if len(gate.wires) == 2
+    }
     plans = []
     for prefer in (min, max):
         places = {index: prefer(homes[wires[0]], homes[wires[1]]) for index, wires in gates.items()}

@@ -3,11 +3,11 @@
 Choose it to price an assignment; `partition` finds one. What is counted (cat-entanglement, Eisert et al., quant-ph/0005101, and
 Yimsiriwattana & Lomonaco, quant-ph/0402148; the distribution problem is that of arXiv 2408.01424):
 
-- A two-qubit gate that commutes with a Pauli P of one of its qubits is controlled by that qubit in the basis of P. One e-bit shares the
-  qubit in that basis with another QPU, where the gate is then local. CX is controlled by Z of the one and X of the other qubit,
+- A two-qubit gate that commutes with a Pauli P of one of its qubits is controlled by that qubit in the basis of P. One e-bit shares
+  the qubit in that basis with another QPU, where the gate is then local. CX is controlled by Z of the one and X of the other qubit,
   so either of them may be shared; CZ, CP, CRZ, RZZ by both Z, RXX by both X, CRX by Z and X, and so on.
 - A share serves all gates with qubits of that QPU until something acts on the shared qubit that does not commute with P (of
-  constant one-qubit gates those that anticommute do, too: X flips both copies). Such gates are a *packet*; a packet costs one e-bit.
+  constant one-qubit gates those that anticommute do, too: X flips both copies). Such gates are a *packet*, which costs one e-bit.
 - A gate of operator-Schmidt rank above 2, such as SWAP, costs two: its first qubit is teleported there and back.
 - Each non-local gate needs one of its two packets. Those of a pair of QPUs form a bipartite graph, so the fewest are its
   minimum vertex cover, as large as its maximum matching (König; arXiv 2212.12688 for two QPUs). The count is therefore
@@ -53,7 +53,10 @@ class Interactions:
     @classmethod
     def of(cls, circuit: Circuit) -> Interactions:
         """Those of a circuit, for all values of its angles. Gates that are products of one-qubit gates need nothing."""
-        wires, packets, heavy, roots = [], [], [], []
+        wires: list[tuple[int, ...]] = []
+        packets: list[list[int]] = []
+        heavy: list[tuple[int, ...]] = []
+        roots: list[int] = []
         numbers: dict[tuple[int, str, int], int] = {}
         ended: dict[tuple[int, str], int] = defaultdict(int)  # how many shares of a qubit in a basis have ended so far
 
@@ -75,8 +78,8 @@ class Interactions:
                 packets.append([packet(index, wire, basis) for wire, basis in zip(gate.wires, kind.bases, strict=True)])
             elif kind.rank > 2:
                 heavy.append(gate.wires)
-        pairs = (np.array(rows, dtype=int).reshape(-1, 2) for rows in (wires, packets))
-        return cls(circuit.n_qubits, *pairs, np.array(roots, dtype=int), np.array(heavy, dtype=int).reshape(-1, 2))
+        rows = [np.array(pairs, dtype=int).reshape(-1, 2) for pairs in (wires, packets, heavy)]
+        return cls(circuit.n_qubits, rows[0], rows[1], np.array(roots, dtype=int), rows[2])
 
     @property
     def weights(self) -> np.ndarray:

@@ -67,9 +67,9 @@ def partition(
 ) -> Partition:
     """Assigns the qubits of a circuit to QPUs so that few e-bits are needed.
 
-    Up to 4096 assignments are all tried. More are searched: contiguous blocks, connected parts along their Fiedler vectors, and random
-    ones are improved by moving qubits (see `moves`), then the best is disturbed and improved again. The result is never worse
-    than contiguous blocks in the given order of the QPUs or by descending capacity.
+    Up to 4096 assignments are all tried. More are searched: contiguous blocks, connected parts along their Fiedler vectors, and
+    random ones are improved by moving qubits (see `moves`), then the best is disturbed and improved again. The result is never
+    worse than contiguous blocks in the given order of the QPUs or by descending capacity.
 
     Args:
         circuit: as it is run; `kernel_circuit` for an entry of a fidelity kernel.
@@ -243,7 +243,7 @@ def _random(problem: Problem, rng: np.random.Generator) -> np.ndarray:
 
 
 def _parts(problem: Problem) -> np.ndarray:
-    """Connected parts, the largest first, each on the fullest QPU that has room for it, or else in the order of its Fiedler vector."""
+    """Connected parts, the largest first, each on the fullest QPU with room for it, or else split along its Fiedler vector."""
     weights, left = problem.interactions.weights, problem.capacities.copy()
     assignment = np.full(len(weights), -1)
     for part in sorted(_connected(weights > 0), key=len, reverse=True):

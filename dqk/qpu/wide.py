@@ -5,8 +5,9 @@ Choose it to see which of the two takes less time for the same accuracy, and fro
 - Both are asked for the statistical error that `shots` runs of the uncut circuit have, at most `1 / (2 sqrt(shots))` for a
   probability. Gates and readout are as good in both and are left out.
 - *Distributed*: a shot takes `shot_s` and the time in which the busiest link makes its e-bits; links work at once. A link makes
-  Werner states of fidelity F. An e-bit over h of them keeps `l**h` of `l = (4 F - 1) / 3`, is right with probability `(1 + 3 l**h) / 4`, and
-  otherwise puts a Pauli error into the circuit. So the value is off by at most 1 minus the probability that all are right.
+  Werner states of fidelity F. An e-bit over h of them keeps `l**h` of `l = (4 F - 1) / 3`, is right with probability
+  `(1 + 3 l**h) / 4`, and otherwise puts a Pauli error into the circuit. So the value is off by at most 1 minus the probability
+  that all are right.
 - Where that is more than the statistical error it is corrected by probabilistic error cancellation (Temme, Bravyi & Gambetta,
   arXiv 1612.02058), with `gamma = (3 / l**h - 1) / 2` for each e-bit: the inverse of a depolarising channel is
   `a 1 - b (X + Y + Z)` with `a = (3 / l + 1) / 4` and `b = (1 / l - 1) / 4`.
@@ -24,6 +25,9 @@ from dqk.circuit import Circuit
 from dqk.errors import InvalidInputError, real_number, whole_number
 from dqk.qpu.cutting import GateCuts, WireCuts, cut_gates, cut_wires
 from dqk.qpu.partition import Partition, hops, partition
+
+
+Way = Literal["distributed", "cut", "neither"]
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,8 @@ class Comparison:
         cut: cost of the cheaper cuts.
         cut_by: which cuts these are.
         cheaper: which way takes less time; `neither` if no gate is between QPUs.
-        break_even_hz: e-bit rate of each link at which both take as long; None if cutting is the cheaper one at any.
+        break_even_hz: e-bit rate of each link at which both take as long; None if cutting is the cheaper one at any, 0 if
+            cutting takes longer than any float says.
         recommendation: in a sentence.
     """
 
@@ -73,7 +78,7 @@ class Comparison:
     distributed: Cost
     cut: Cost
     cut_by: Literal["gates", "wires"]
-    cheaper: Literal["distributed", "cut", "neither"]
+    cheaper: Way
     break_even_hz: float | None
     recommendation: str
 
@@ -104,7 +109,8 @@ def compare(
         links: pairs of QPUs that can entangle qubits directly; None for all.
         data: angles of the data columns, shape (A_d,), which gates with small angles need for their gammas; None for the worst.
         shared: angles of the shared columns, shape (A_s,).
-        restarts, seed: as for `partition`.
+        restarts: as for `partition`.
+        seed: as for `partition`.
 
     Raises:
         InvalidInputError: if the circuit does not fit or a number cannot be used.
@@ -122,20 +128,15 @@ def compare(
     statistical = 0.5 / math.sqrt(shots)
     right, correction = _link_errors(found, hops(len(found.capacities), links).tolist(), fidelity)
     busiest = max((count for _, count in found.links), default=0)
-    bias = 1 - right
-    corrected = bias > statistical
-    distributed = _cost(
-        correction if corrected else 0.0,
-        shots * (shot_s + busiest / rate),
-        statistical,
-        0.0 if corrected else bias,
-        math.hypot(statistical, bias),
-    )
+    bias, corrected = 1 - right, 1 - right > statistical
+    overhead, left = (correction, 0.0) if corrected else (0.0, bias)
+    time_s = shots * (shot_s + busiest / rate)
+    distributed = _cost(overhead, time_s, statistical, left, math.hypot(statistical, bias))
     by_wires = wires is not None and wires.gamma_log10 < gates.gamma_log10
     gamma_log10 = wires.gamma_log10 if wires is not None and by_wires else gates.gamma_log10
     cut = _cost(2 * gamma_log10, shots * shot_s, statistical, 0.0, statistical * _power(gamma_log10))
-    cheaper: Literal["distributed", "cut", "neither"] = "distributed" if distributed.time_s <= cut.time_s else "cut"
-    if not found.ebits and not found.nonlocal_gates:
+    cheaper: Way = "distributed" if distributed.time_s <= cut.time_s else "cut"
+    if not found.nonlocal_gates:
         cheaper = "neither"
     # The rate R at which 10^overhead shots (shot_s + busiest / R) seconds are those of cutting.
     spare = shot_s * (_power(cut.overhead_log10 - distributed.overhead_log10) - 1)
@@ -186,6 +187,8 @@ def _sentence(
     text = f"{ways[cheaper]}, {ways[other]}, for a statistical error of {statistical:.2g}"
     if even is None:
         return f"{text}; cutting is the cheaper way at any e-bit rate"
+    if even == 0:
+        return f"{text}; distributing is the cheaper way at any e-bit rate"
     return f"{text}; both take as long at {even:.3g} e-bits/s per link"
 
 

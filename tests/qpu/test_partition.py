@@ -73,7 +73,9 @@ def axes(gate, position):
     """The Paulis of one of its qubits that a gate commutes with, found at two random angles."""
     found = []
     for number, pauli in enumerate(PAULIS):
-        full = pauli if len(gate.wires) == 1 else np.kron(*((pauli, np.eye(2)) if position == 0 else (np.eye(2), pauli)))
+        full = (
+            pauli if len(gate.wires) == 1 else np.kron(*((pauli, np.eye(2)) if position == 0 else (np.eye(2), pauli)))
+        )
         matrices = [gate.unitary(angle) for angle in (0.731, 2.113)]
         kept = all(np.allclose(m @ full, full @ m) for m in matrices)
         if len(gate.wires) == 1 and (gate.operand is None or gate.operand.kind == "constant"):
@@ -287,9 +289,7 @@ def test_random_circuits_of_50_qubits_need_half_the_ebits_of_random_partitions(d
         interactions, distances = Interactions.of(circuit), hops(len(room), None)
         rng = np.random.default_rng(seed)
         seats = np.repeat(np.arange(len(room)), room)
-        random.append(
-            np.mean([count_ebits(interactions, rng.permutation(seats), distances).total for _ in range(20)])
-        )
+        random.append(np.mean([count_ebits(interactions, rng.permutation(seats), distances).total for _ in range(20)]))
         ours.append(partition(circuit, room, restarts=8).ebits)
         cuts.append(minimum_cut(circuit, room, seed=seed).ebits)
     assert np.mean(ours) <= np.mean(random) / 2
@@ -345,7 +345,9 @@ def test_separate_parts_are_not_torn():
 
 
 def test_schmidt_coefficients_of_known_gates():
-    np.testing.assert_allclose(schmidt_coefficients(Gate("cx", (0, 1)).unitary()), [0.5**0.5, 0.5**0.5, 0, 0], atol=1e-12)
+    np.testing.assert_allclose(
+        schmidt_coefficients(Gate("cx", (0, 1)).unitary()), [0.5**0.5, 0.5**0.5, 0, 0], atol=1e-12
+    )
     np.testing.assert_allclose(schmidt_coefficients(Gate("swap", (0, 1)).unitary()), [0.5] * 4, atol=1e-12)
 
 
