@@ -26,7 +26,6 @@ from dqk.errors import InvalidInputError, real_number, whole_number
 from dqk.qpu.cutting import GateCuts, WireCuts, cut_gates, cut_wires
 from dqk.qpu.partition import Partition, hops, partition
 
-
 Way = Literal["distributed", "cut", "neither"]
 
 
@@ -115,8 +114,7 @@ def compare(
     Raises:
         InvalidInputError: if the circuit does not fit or a number cannot be used.
     """
-    shots = whole_number("shots", shots, 1)
-    fidelity = real_number("link_fidelity", link_fidelity, 0.5)
+    shots, fidelity = whole_number("shots", shots, 1), real_number("link_fidelity", link_fidelity, 0.5)
     if fidelity > 1:
         raise InvalidInputError(f"link_fidelity is {link_fidelity!r}, expected at most 1")
     rate, shot_s = real_number("ebit_rate_hz", ebit_rate_hz, 0), real_number("shot_s", shot_s, 0)

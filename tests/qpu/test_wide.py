@@ -2,6 +2,10 @@
 
 import json
 import math
+import re
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pennylane as qml
@@ -17,6 +21,7 @@ from dqk.qpu.cutting import cut_gates, cut_wires, fragments, gamma
 from dqk.qpu.partition import kernel_circuit
 from dqk.qpu.wide import compare
 
+EXAMPLES = Path(__file__).parents[2] / "examples"
 NAMES = {"h": "Hadamard", "cx": "CNOT", "ry": "RY", "rz": "RZ", "rx": "RX", "p": "PhaseShift", "rzz": "IsingZZ"} | {
     "rxx": "IsingXX"
 }
@@ -303,3 +308,11 @@ def test_times_that_no_number_holds_are_null(run):
 def test_bad_usage(run, arguments, message):
     code, _, err = run(*arguments)
     assert code == 2 and message in err
+
+
+def test_the_example(tmp_path):
+    program = [sys.executable, str(EXAMPLES / "wide_kernel.py"), "--circuits", "0"]
+    done = subprocess.run(program, capture_output=True, text=True, timeout=240, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "4 qubits on 3 + 3: 2 cuts, fragments of (3, 3), 24 circuits" in done.stdout
+    assert re.search(r"iqp +72 gates +6 e-bits", done.stdout)
