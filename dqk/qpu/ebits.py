@@ -12,6 +12,7 @@ Yimsiriwattana & Lomonaco, quant-ph/0402148; the distribution problem is that of
 - Each non-local gate needs one of its two packets. Those of a pair of QPUs form a bipartite graph, so the fewest are its
   minimum vertex cover, as large as its maximum matching (König; arXiv 2212.12688 for two QPUs). The count is therefore
   the least for the assignment, as long as gates keep their order, shares start from the qubit itself and no qubit moves for good.
+  (Letting shares outlive gates that do not commute, "embedding" in arXiv 2212.12688, could save more.)
 - QPUs without a link of their own swap entanglement on the way: an e-bit over h links counts h.
 
 The qubits that hold e-bits come on top of a QPU's capacity.
