@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from dqk.cli import partition
 from dqk.cli.output import print_json, stderr
 
 app = typer.Typer(
@@ -65,3 +66,6 @@ def serve(
         )
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
+
+
+app.command(epilog=partition.EXAMPLES)(partition.partition)
