@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from dqk._progress import bar
-from dqk._resources import cpu_threads, memory_bound, one_blas_thread
+from dqk._resources import cpu_threads, one_blas_thread
 from dqk.backends import autograd
 from dqk.backends.base import Backend, EncodingBackend, mirror, without_diagonal
 from dqk.circuit import Circuit
@@ -71,7 +71,7 @@ class _Job:
         block = overhead * self.side(dtype) * self.backend.encoding_bytes(self.circuit, dtype)
         if wanted * block < _SMALL and "DQK_MEMORY_MIB" not in os.environ:
             return wanted
-        bound = memory_bound()
+        bound = self.backend.memory_bound()
         in_flight = (cpu_threads() if self.pool else 1) * self.backend.tile_bytes(self.circuit, dtype)
         fit = (bound - in_flight) // block
         if fit < 2:

@@ -172,4 +172,9 @@ KERNELS: dict[str, Callable[[], Kernel]] = {
     ),
 }
 
-BACKENDS: dict[str, Backend] = {point.name: point.load()() for point in entry_points(group="dqk.backends")}
+ON_DEVICES = {"custatevec"}
+"""Backends that need a device: `tests/gpu` runs their laws."""
+
+BACKENDS: dict[str, Backend] = {
+    point.name: point.load()() for point in entry_points(group="dqk.backends") if point.name not in ON_DEVICES
+}
