@@ -41,13 +41,13 @@ class _InlineEngine:
         self, backend: str | Backend, circuit: Circuit, ax: Tensor, ay: Tensor | None, shared: Tensor, log: bool
     ) -> Tensor:
         """Tiled, see `dqk._tiled`."""
-        return tiled_fidelity(resolve(backend, circuit), circuit, ax, ay, shared, log, self.progress)
+        return tiled_fidelity(resolve(backend, circuit, ax.device.type), circuit, ax, ay, shared, log, self.progress)
 
     def expectations(
         self, backend: str | Backend, circuit: Circuit, ax: Tensor, observables: Sequence[str], shared: Tensor
     ) -> Tensor:
         """In blocks, so that memory holds one block of states at a time."""
-        resolved = resolve_expectations(backend, circuit)
+        resolved = resolve_expectations(backend, circuit, ax.device.type)
         side = resolved.tile_side(circuit, ax.dtype)
         parts = [autograd.expectations(resolved, circuit, part, observables, shared) for part in ax.split(side)]
         return torch.cat(parts)

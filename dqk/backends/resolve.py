@@ -10,7 +10,8 @@ from dqk.circuit import Circuit, simplify_for_fidelity
 from dqk.errors import InvalidInputError, UnsupportedError, unknown_name
 
 _GROUP = "dqk.backends"
-_PLANNED = {"custatevec", "cuda", "gpu", "qpu"}
+_PLANNED = {"qpu"}
+_GPU = {"cuda", "cuquantum", "gpu"}
 
 
 @lru_cache(maxsize=1)
@@ -24,6 +25,8 @@ def _load(name: str) -> Backend:
     for point in entry_points(group=_GROUP, name=name):
         loaded: Backend = point.load()()
         return loaded
+    if name in _GPU:
+        raise InvalidInputError(f"unknown backend {name!r}; did you mean 'custatevec', the one that runs on GPUs?")
     if name in _PLANNED or name.startswith(("pennylane:", "qpu:")):
         raise UnsupportedError(
             f"backend {name!r} is not part of this version; it has {', '.join(sorted(available()))} and auto"
@@ -31,13 +34,15 @@ def _load(name: str) -> Backend:
     raise unknown_name("backend", name, [*available(), "auto"])
 
 
-def resolve(backend: str | Backend, circuit: Circuit) -> Backend:
+def resolve(backend: str | Backend, circuit: Circuit, device: str = "cpu") -> Backend:
     """The backend that computes this circuit's fidelities.
 
     Args:
         backend: a backend object; the name of an installed one (entry-point group `dqk.backends`); or `auto`, which takes
-            `mps` where the simplified circuit is a product of one-qubit circuits and `statevector` for the rest.
+            `mps` where the simplified circuit is a product of one-qubit circuits and `statevector` for the rest, or
+            `custatevec` for samples on a GPU.
         circuit: the circuit.
+        device: type of the samples' device, for `auto`.
 
     Returns:
         A backend that supports the simplified circuit.
@@ -45,16 +50,20 @@ def resolve(backend: str | Backend, circuit: Circuit) -> Backend:
     Raises:
         InvalidInputError: for an unknown name or another type.
         UnsupportedError: if the backend cannot run the circuit.
+        BackendUnavailableError: if the backend needs a device or a package that is not there.
     """
     simplified = simplify_for_fidelity(circuit).circuit
-    found = _find(("mps" if simplified.is_product else "statevector") if backend == "auto" else backend)
+    if backend == "auto":
+        backend = "mps" if simplified.is_product else "statevector"
+        backend = "custatevec" if device == "cuda" else backend
+    found = _find(backend)
     found.check_supported(simplified)
     return found
 
 
-def resolve_expectations(backend: str | Backend, circuit: Circuit) -> Backend:
-    """The backend that computes this circuit's expectation values; `auto` is `statevector`. See `resolve`."""
-    found = _find("statevector" if backend == "auto" else backend)
+def resolve_expectations(backend: str | Backend, circuit: Circuit, device: str = "cpu") -> Backend:
+    """The backend that computes this circuit's expectation values; `auto` is `statevector` or `custatevec`. See `resolve`."""
+    found = _find(("custatevec" if device == "cuda" else "statevector") if backend == "auto" else backend)
     if not found.capabilities.expectations:
         raise UnsupportedError(f"backend {found.name!r} gives no expectation values; use 'statevector'")
     found.check_supported(circuit)  # whole: nothing cancels in an expectation value
