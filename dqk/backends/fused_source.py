@@ -6,8 +6,6 @@ Every amplitude is a name of its own: `a3_r` and so on, never assigned twice.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from dqk.backends.batching import Diagonal, Matrices, Plan, stride_of
 from dqk.backends.fused_rounds import Feature, Round, coefficients, destinations, rounds_of
 
@@ -40,20 +38,24 @@ class _Source:
         self.add(f"v{self._names} = {value}")
         return f"v{self._names}"
 
-    def begin(self, name: str, pointers: Iterable[str]) -> None:
-        self.lines += [
-            "import triton",
-            "import triton.language as tl",
-            "",
-            "",
-            '@triton.jit(do_not_specialize=["count"])',
-        ]
-        self.lines.append(f"def {name}({', '.join(pointers)}, count):")
+    def begin(self, name: str, pointers: list[str]) -> None:
+        """A function of its own for each round: the passes of Triton's compiler take the square of a function's length."""
+        self.lines += ["@triton.jit(noinline=True)", f"def {name}({', '.join(pointers)}, count):"]
         self.add(f"lane = tl.arange(0, {self.lanes})")
         self.add(f"sample = tl.program_id(0).to(tl.int64) * {self.lanes // self.rest} + lane // {self.rest}")
         self.add(f"rest = lane % {self.rest}")
         self.add("here = sample < count")
         self.add(f"state = sample * {2 * self.stride}")
+
+    def kernel(self, name: str, pointers: list[str], rounds: list[str]) -> str:
+        """The whole source: the rounds, and the kernel that calls them in order."""
+        head = ["import triton", "import triton.language as tl", "", ""]
+        given = ", ".join([*pointers, "count"])
+        self.lines += ['@triton.jit(do_not_specialize=["count"])', f"def {name}({given}):"]
+        for called in rounds:
+            self.add(f"{called}({given})")
+            self.add("tl.debug_barrier()")  # everything is stored before the next round loads
+        return "\n".join([*head, *self.lines]) + "\n"
 
     # What a lane and a register stand for
 
@@ -234,9 +236,10 @@ def run_source(plan: Plan, itemsize: int, most_local: int) -> str:
         most_local: local wires of a round.
     """
     s = _Source(plan, itemsize, most_local)
-    s.begin("run", ["out", *POINTERS.values(), "coefficient"])
+    pointers = ["out", *POINTERS.values(), "coefficient"]
     rounds = rounds_of(plan.later, s.n, s.k)
     for k, work in enumerate(rounds):
+        s.begin(f"run_{k}", pointers)
         if k == 0:
             values = s.product(work)
         else:
@@ -248,9 +251,7 @@ def run_source(plan: Plan, itemsize: int, most_local: int) -> str:
             else:
                 values = s.turn(s.phases(work, step), values, forwards=True)
         s.store("out", s.addresses(work, moved=True), values)
-        if k + 1 < len(rounds):
-            s.add("tl.debug_barrier()")
-    return "\n".join(s.lines) + "\n"
+    return s.kernel("run", pointers, [f"run_{k}" for k in range(len(rounds))])
 
 
 def sweep_source(plan: Plan, itemsize: int, most_local: int) -> str:
@@ -261,11 +262,12 @@ def sweep_source(plan: Plan, itemsize: int, most_local: int) -> str:
     """
     s = _Source(plan, itemsize, most_local)
     gradients = ["g" + name[1:] for name in POINTERS.values()]
-    s.begin("sweep", ["psi", "pulled", *POINTERS.values(), "coefficient", *gradients, "gcoefficient"])
-    s.add(f"first_sample = tl.program_id(0).to(tl.int64) * {s.lanes // s.rest} + tl.arange(0, {s.lanes // s.rest})")
-    s.add("first_here = first_sample < count")
+    pointers = ["psi", "pulled", *POINTERS.values(), "coefficient", *gradients, "gcoefficient"]
     rounds = rounds_of(plan.steps, s.n, s.k)
-    for work in reversed(rounds):
+    for k, work in reversed(list(enumerate(rounds))):
+        s.begin(f"sweep_{k}", pointers)
+        s.add(f"first_sample = tl.program_id(0).to(tl.int64) * {s.lanes // s.rest} + tl.arange(0, {s.lanes // s.rest})")
+        s.add("first_here = first_sample < count")
         where = s.addresses(work, moved=True)
         values, cotangents = s.load("psi", where), s.load("pulled", where)
         for step in reversed(work.steps):
@@ -278,10 +280,9 @@ def sweep_source(plan: Plan, itemsize: int, most_local: int) -> str:
                 s.slopes(work, step, cotangents, values)
                 phases = s.phases(work, step)
                 values, cotangents = (s.turn(phases, numbers, forwards=False) for numbers in (values, cotangents))
-        if work is not rounds[0]:
+        if k:
             s.add("tl.debug_barrier()")
             where = s.addresses(work, moved=False)
             s.store("psi", where, values)
             s.store("pulled", where, cotangents)
-            s.add("tl.debug_barrier()")
-    return "\n".join(s.lines) + "\n"
+    return s.kernel("sweep", pointers, [f"sweep_{k}" for k in reversed(range(len(rounds)))])

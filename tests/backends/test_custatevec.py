@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from dqk.backends import _custatevec, _custatevec_library, gpu, resolve
+from dqk.backends import _custatevec, _custatevec_library, gpu, resolve, resolve_expectations
 from dqk.backends._custatevec import CuStateVecBackend
+from dqk.backends.arrays import require_cpu
 from dqk.backends.reference import ReferenceBackend
 from dqk.circuit import Circuit, Gate, data
 from dqk.errors import BackendUnavailableError, InvalidInputError, MemoryBoundError, UnsupportedError
@@ -254,3 +255,20 @@ def test_expected_norm_of_numpy_states(library):
     found = CuStateVecBackend(fused=False).encode(circuit, angles, angles.new_empty(0)).numpy()
     np.testing.assert_allclose(found[0, :, 0], [np.cos(0.15), np.sin(0.15), 0, 0], atol=1e-15)
     np.testing.assert_allclose(found[0, :, 1], [np.cos(0.55), np.sin(0.55), 0, 0], atol=1e-15)
+
+
+def test_samples_on_a_gpu_choose_it(library, monkeypatch):
+    assert resolve("auto", CIRCUITS["unitaries"], "cuda").name == "custatevec"
+    assert resolve_expectations("auto", CIRCUITS["unitaries"], "cuda").name == "custatevec"
+    assert resolve("auto", CIRCUITS["unitaries"]).name == "statevector"
+
+
+@pytest.mark.parametrize("name", ["cuda", "gpu", "cuquantum"])
+def test_other_names_of_it_are_not_guessed(name):
+    with pytest.raises(InvalidInputError, match="did you mean 'custatevec'"):
+        resolve(name, CIRCUITS["product"])
+
+
+def test_cpu_backends_name_it_for_samples_on_a_gpu():
+    with pytest.raises(UnsupportedError, match="samples are on meta; use backend='custatevec'"):
+        require_cpu("statevector", torch.empty(1, device="meta"))
