@@ -83,8 +83,10 @@ class Library:
         shared = len(matrices) == 1
         kind, table = (kinds.BROADCAST, 0) if shared else (kinds.MATRIX_INDEXED, indices.data_ptr())
         row, targets = self._binding.MatrixLayout.ROW, little_endian(wires, n_qubits)
-        shape = (data_type, n_qubits, len(states), states.stride(0), kind)
-        shape += (table, matrices.data_ptr(), data_type, row, int(adjoint), len(matrices))
+        shape: tuple[Any, ...] = (
+            *(data_type, n_qubits, len(states), states.stride(0), kind),
+            *(table, matrices.data_ptr(), data_type, row, int(adjoint), len(matrices)),
+        )
         key = (data_type, n_qubits, len(states), states.stride(0), shared, adjoint, len(matrices), len(targets))
         with gpu.current(self.device):
             if key not in self._workspaces:

@@ -39,9 +39,9 @@ def rounds_of(steps: Sequence[Step], n_qubits: int, most: int) -> list[Round]:
         n_qubits: of the circuit.
         most: local wires, at least 2.
     """
-    left, rounds = list(steps), []
+    left, rounds = list(steps), list[Round]()
     while left or not rounds:
-        chosen, local, blocked, later = Round(), set[int](), set[int](), []
+        chosen, local, blocked, later = Round(), set[int](), set[int](), list[Step]()
         for step in left:
             wires = set(step.wires)
             if wires & blocked:

@@ -67,8 +67,8 @@ def _columns(plan: Plan, dtype: torch.dtype, device: torch.device) -> tuple[Tens
             columns.append(offset[operand.kind] + operand.column)
             factors.append(operand.value)
             constants.append(0.0)
-    as_numbers = [torch.tensor(values, dtype=dtype, device=device) for values in (factors, constants)]
-    return torch.tensor(columns, dtype=torch.int64, device=device), *as_numbers
+    scales, offsets = (torch.tensor(values, dtype=dtype, device=device) for values in (factors, constants))
+    return torch.tensor(columns, dtype=torch.int64, device=device), scales, offsets
 
 
 def _products(plan: Plan, group: Group, members: list[list[int]], angles: Tensor) -> Tensor:

@@ -75,6 +75,8 @@ def gram(
     """Compute the kernel matrix of the samples in a file, one qubit per column."""
     if executor == "mpi" and serves(workers):
         return
+    from dqk._gram import gpus_for
+
     display, spans = _observers()
     with contextlib.ExitStack() as stack:
         if executor == "mpi":  # the other ranks wait for rank 0, also if it finds that there is nothing to do
@@ -87,7 +89,7 @@ def gram(
             )
         stack.enter_context(_stoppable(out, destination is not None))
         if executor != "mpi":
-            pool = stack.enter_context(opened(executor, workers))
+            pool = stack.enter_context(opened(executor, workers, gpus_for(backend)))
         began = time.perf_counter()
         watching = [display, *([spans] if trace or timeline else [])]
         found = _compute(kernel, samples, others, pool, destination, watching, log, _seed(seed, shots))
