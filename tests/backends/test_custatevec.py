@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import inspect
 import random
+import sys
 
 import numpy as np
 import pytest
 import torch
 
+from dqk import QKLSTM, FidelityKernel, gram
 from dqk.backends import _custatevec, _custatevec_library, gpu, resolve, resolve_expectations
 from dqk.backends._custatevec import CuStateVecBackend
 from dqk.backends.arrays import require_cpu
 from dqk.backends.reference import ReferenceBackend
 from dqk.circuit import Circuit, Gate, data
+from dqk.cluster import open_pool
 from dqk.errors import BackendUnavailableError, InvalidInputError, MemoryBoundError, UnsupportedError
+from dqk.kernels.feature_maps import bsp_feature_map, reuploading_feature_map
 from dqk.testing import BACKEND_LAWS
 from tests.backends.fake_custatevec import ComputeType, FakeCuStateVec, cudaDataType
 from tests.cases import CIRCUITS
 from tests.random_circuits import random_circuit
 
 REFERENCE = ReferenceBackend()
+resolve_module = sys.modules["dqk.backends.resolve"]  # the package has a function of this name
 
 
 @pytest.fixture
@@ -233,7 +238,7 @@ def test_what_is_missing_is_said(monkeypatch, driver, packages, visible, says):
 
 
 def test_a_binding_that_does_not_load_is_unavailable(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "cuquantum", None)
+    monkeypatch.setitem(sys.modules, "cuquantum", None)
     with pytest.raises(BackendUnavailableError, match="cuQuantum cannot be loaded .* LD_LIBRARY_PATH"):
         _custatevec_library.load_library()
 
@@ -272,3 +277,39 @@ def test_other_names_of_it_are_not_guessed(name):
 def test_cpu_backends_name_it_for_samples_on_a_gpu():
     with pytest.raises(UnsupportedError, match="samples are on meta; use backend='custatevec'"):
         require_cpu("statevector", torch.empty(1, device="meta"))
+
+
+def test_gram_its_gradient_and_workers_tiles(library, monkeypatch):
+    """The engine's whole way, with several tiles: values, gradients, and tiles of the inline pool."""
+    x = torch.rand(40, 3, generator=torch.Generator().manual_seed(2), dtype=torch.float64, requires_grad=True)
+    cotangent = torch.randn(40, 40, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    feature_map, found = reuploading_feature_map(3, layers=2), []
+    backend = CuStateVecBackend(fused=False)
+    backend.tile_side = lambda circuit, dtype: 16  # type: ignore[method-assign]
+    for choice in ("reference", backend):
+        k = gram(FidelityKernel(feature_map, backend=choice), x)
+        found.append((k.detach(), *torch.autograd.grad(k, x, cotangent)))
+    torch.testing.assert_close(found[1], found[0], rtol=0, atol=1e-11)
+    monkeypatch.setattr(gpu, "free_bytes", lambda device: 2**31)
+    resolve_module._load.cache_clear()
+    try:
+        circuit = feature_map.circuit
+        assert resolve("custatevec", circuit).name == "custatevec"
+        kernel = FidelityKernel(bsp_feature_map(12), backend="custatevec")  # wider than what is fused
+        few = torch.rand(10, 12, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+        expected = gram(FidelityKernel(bsp_feature_map(12), backend="reference"), few)
+        with open_pool("inline", 2) as pool:
+            torch.testing.assert_close(gram(kernel, few, executor=pool), expected, rtol=0, atol=1e-12)
+    finally:
+        resolve_module._load.cache_clear()
+
+
+def test_a_recurrent_network_learns_the_same(library):
+    outputs = []
+    for backend in ("reference", CuStateVecBackend(fused=False)):
+        torch.manual_seed(0)
+        model = QKLSTM(3, 4, n_qubits=3, feature_map=reuploading_feature_map(3, layers=1), backend=backend).double()
+        out, _ = model(torch.randn(4, 2, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64))
+        out.square().mean().backward()
+        outputs.append([out.detach(), *(p.grad for p in model.parameters() if p.grad is not None)])
+    torch.testing.assert_close(outputs[1], outputs[0], rtol=0, atol=1e-12)

@@ -79,6 +79,34 @@ def test_kernels_agree_with_the_reference(local: dict[str, int], circuits: str) 
         assert slope <= (1e-11 if double else 1e-3), f"{name}: cotangents differ by {slope}"
 
 
+_COMPILE = """
+import torch, triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from dqk.backends._triton_states import LOCAL_WIRES, _kernel
+from dqk.backends.batching import plan_of
+from tests.cases import CIRCUITS
+
+for name, pointer, itemsize in (("run", "*fp32", 4), ("sweep", "*fp64", 8)):
+    kernel = _kernel(plan_of(CIRCUITS["diagonal-run"]), name, itemsize)
+    signature = {argument: "i32" if argument == "count" else pointer for argument in kernel.arg_names}
+    found = triton.compile(ASTSource(kernel, signature, {}), target=GPUTarget("cuda", 90, 32), options={"num_warps": 4})
+    assert ".target sm_90" in found.asm["ptx"] and len(found.asm["cubin"]) > 1000
+    assert "sin.approx" not in found.asm["ptx"], "sines of 21 bits"
+"""
+
+
+def test_kernels_compile_for_a_gpu(tmp_path) -> None:
+    """Triton needs no GPU for that, and its interpreter accepts more than its compiler."""
+    pytest.importorskip("triton", reason="Triton is there for Linux only")
+    environment = {**os.environ, "TRITON_CACHE_DIR": str(tmp_path)}
+    environment |= {"TRITON_INTERPRET": "0", "PYTHONPATH": os.pathsep.join(path or "." for path in sys.path)}
+    done = subprocess.run(
+        [sys.executable, "-c", _COMPILE], env=environment, capture_output=True, text=True, timeout=240
+    )
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize("name", CIRCUITS)
 @pytest.mark.parametrize("most", [2, 3, 4])
 def test_rounds_keep_what_does_not_commute_in_order(name: str, most: int) -> None:
