@@ -49,13 +49,13 @@ class _InlineEngine:
         self, backend: str | Backend, circuit: Circuit, ax: Tensor, ay: Tensor | None, shared: Tensor, log: bool
     ) -> Tensor:
         """Tiled, see `dqk._tiled`."""
-        return tiled_fidelity(resolve(backend, circuit), circuit, ax, ay, shared, log, self.progress)
+        return tiled_fidelity(resolve(backend, circuit, ax.device.type), circuit, ax, ay, shared, log, self.progress)
 
     def expectations(
         self, backend: str | Backend, circuit: Circuit, ax: Tensor, observables: Sequence[str], shared: Tensor
     ) -> Tensor:
         """In blocks, so that memory holds one block of states at a time."""
-        resolved = resolve_expectations(backend, circuit)
+        resolved = resolve_expectations(backend, circuit, ax.device.type)
         side = resolved.tile_side(circuit, ax.dtype)
         parts = [autograd.expectations(resolved, circuit, part, observables, shared) for part in ax.split(side)]
         return torch.cat(parts)
@@ -248,7 +248,14 @@ def _engine(kernel: Kernel, executor: Any, store: Any, progress: Any, seed: int 
         store = Destination(store)
     if store is not None and not isinstance(store, Destination):
         raise InvalidInputError(f"store is {store!r}, expected a path such as 'K.zarr' or a Destination")
-    return _PoolEngine(executor_of(executor), _observers(progress), shots, seed, store, str(kernel))
+    return _PoolEngine(
+        executor_of(executor, gpus_for(getattr(kernel, "backend", ""))),
+        _observers(progress),
+        shots,
+        seed,
+        store,
+        str(kernel),
+    )
 
 
 def _observers(progress: bool | Observer | Sequence[Observer]) -> Sequence[Observer]:
@@ -291,14 +298,14 @@ class _Pools:
     def _forget(self) -> None:
         self._open, self._lock = {}, threading.Lock()  # the parent's
 
-    def get(self, executor: Any) -> WorkerPool:
-        """The open pool of an executor."""
-        key = executor if isinstance(executor, str) else id(executor)
+    def get(self, executor: Any, gpus: int = 0) -> WorkerPool:
+        """The open pool of an executor, whose workers on Ray take so many GPUs each."""
+        key = (executor, gpus) if isinstance(executor, str) else id(executor)
         with self._lock:
             if key in self._open and not self._open[key][1].opened:
                 del self._open[key]
             if key not in self._open:
-                pool = open_pool(executor)
+                pool = open_pool(executor, gpus=gpus)
                 pool.__enter__()
                 self._open[key] = executor, pool
             return self._open[key][1]
@@ -318,12 +325,12 @@ class _Kept:
 
     compares = False
 
-    def __init__(self, executor: Any):
-        self.executor = executor
+    def __init__(self, executor: Any, gpus: int):
+        self.executor, self.gpus = executor, gpus
 
     def everywhere(self, digest: str, drive: Callable[[WorkerPool], Arrays]) -> Arrays:
         """Runs in this process."""
-        pool = _pools.get(self.executor)
+        pool = _pools.get(self.executor, self.gpus)
         try:
             return OnPool(pool).everywhere(digest, drive)
         except ClusterError:
@@ -343,8 +350,13 @@ class _AllRanks:
         return run_everywhere(None, digest, drive)
 
 
-def executor_of(executor: Any) -> Executor:
-    """What a user names, as something that runs.
+def gpus_for(backend: str | Backend) -> int:
+    """GPUs that each worker needs for a backend that is named."""
+    return 1 if backend == "custatevec" else 0
+
+
+def executor_of(executor: Any, gpus: int = 0) -> Executor:
+    """What a user names, as something that runs; its workers on Ray take so many GPUs each.
 
     Raises:
         InvalidInputError: for an unknown name, another type, or a pool that is not open.
@@ -358,7 +370,7 @@ def executor_of(executor: Any) -> Executor:
     if executor == "mpi":
         return _AllRanks()
     open_pool(executor)  # refuses what it does not know, before anything is computed
-    return _Kept("inline" if executor is None else executor)
+    return _Kept("inline" if executor is None else executor, gpus)
 
 
 install_evaluator(gram)

@@ -175,7 +175,12 @@ KERNELS: dict[str, Callable[[], Kernel]] = {
     ),
 }
 
-_installed = {point.name: point.load()() for point in entry_points(group="dqk.backends")}
+ON_DEVICES = {"custatevec"}
+"""Backends that need a device: `tests/gpu` runs their laws."""
+
+_installed = {
+    point.name: point.load()() for point in entry_points(group="dqk.backends") if point.name not in ON_DEVICES
+}
 BACKENDS: dict[str, Backend] = {
     name: backend for name, backend in _installed.items() if not isinstance(backend, SampledBackend)
 }

@@ -92,7 +92,7 @@ def test_two_tensors_of_one_dimension_keep_their_graph():
 
 def test_what_is_not_part_of_this_version_is_refused_as_such():
     with pytest.raises(UnsupportedError, match="not part of this version"):
-        FidelityKernel(qklstm_feature_map(2), backend="custatevec")(np.zeros((2, 2)))
+        FidelityKernel(qklstm_feature_map(2), backend="qpu:here")(np.zeros((2, 2)))
 
 
 @pytest.mark.parametrize("case", ["kernel", "parameters", "qklstm"])

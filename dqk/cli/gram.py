@@ -92,7 +92,7 @@ def gram(
             stderr().print(_NO_STORE)
         stack.enter_context(_stoppable(out, destination is not None))
         if executor != "mpi":
-            pool = stack.enter_context(measuring.pool(executor, workers))
+            pool = stack.enter_context(measuring.pool(executor, workers, backend))
         if measuring.dry_run:
             price(kernel, len(samples), None if others is None else len(others), pool, json)
             return

@@ -77,7 +77,7 @@ class Measuring:
 
         return ShotPlan(self.shots, **named)
 
-    def pool(self, executor: str, workers: int | None) -> Any:
+    def pool(self, executor: str, workers: int | None, backend: str) -> Any:
         """A pool of the processors that were named, or of the executor's workers.
 
         Raises:
@@ -86,7 +86,9 @@ class Measuring:
         if not self.qpu:
             if self.least_fidelity is not None:
                 raise InvalidInputError(f"--least-fidelity {self.least_fidelity} is for --qpu")
-            return opened(executor, workers)
+            from dqk._gram import gpus_for
+
+            return opened(executor, workers, gpus_for(backend))
         given = "" if executor == "inline" else f"--executor {executor}"
         given = given or ("" if workers is None else f"--workers {workers}")
         if given:

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dqk._gram import executor_of, job_of, sampled_job_of
+from dqk._gram import executor_of, gpus_for, job_of, sampled_job_of
 from dqk.backends import EncodingBackend, autograd, resolve
 from dqk.backends.sampled import SampledBackend
 from dqk.circuit import simplify_for_fidelity
@@ -280,7 +280,7 @@ class QKCell(GateCell):
         plan = FarmPlan(
             cell=self,
             job=job_of(self.options.backend, self.circuit),
-            executor=executor_of(self.farm.executor),
+            executor=executor_of(self.farm.executor, gpus_for(self.options.backend)),
             batch_sizes=batch_sizes,
             reverse=reverse,
             rows=self.farm.rows(len(h0)),
