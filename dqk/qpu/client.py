@@ -176,6 +176,10 @@ class QPUClient:
             self._kept[1].close()
         self._kept = None
 
+    def __del__(self) -> None:
+        if hasattr(self, "_kept"):  # else it was refused
+            self.close()
+
     def __enter__(self) -> QPUClient:
         return self
 

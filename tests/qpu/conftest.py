@@ -1,6 +1,7 @@
 """One server that most tests share, without noise or delay; it has two tokens."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -12,8 +13,8 @@ LIMITS = "[limits]\nmax_circuits_per_job = 50\nmax_shots = 500_000\nmax_body_mib
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if "server" in getattr(item, "fixturenames", ()) or "client" in getattr(item, "fixturenames", ()):
+    for item in items:  # of all tests, not of this folder alone
+        if item.path.parent == Path(__file__).parent and {"server", "client"} & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.qpu)
 
 
