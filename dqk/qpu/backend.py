@@ -109,9 +109,9 @@ class QPUBackend(SampledBackend):
         self.client.close()
 
     def answers(self) -> bool:
-        """Whether the service says so within two seconds."""
+        """Whether the service says so within five seconds."""
         try:
-            with QPUClient(self.client.url, self._token, timeout_s=2.0) as client:
+            with QPUClient(self.client.url, self._token, timeout_s=_FIRST_CONTACT_S) as client:
                 client.limits  # noqa: B018  # asks
         except QPUError:
             return False
