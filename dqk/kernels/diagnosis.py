@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from dqk.circuit import Circuit, simplify_for_fidelity
-from dqk.errors import InvalidInputError
+from dqk.errors import InvalidInputError, UnsupportedError
 from dqk.kernels.base import Kernel, evaluated
 from dqk.kernels.feature_map import FeatureMap
 from dqk.kernels.fidelity import FidelityKernel
@@ -208,7 +208,12 @@ def diagnose(kernel: Kernel, X: Any = None, y: Any = None, seed: int = 0) -> Dia
 
     Raises:
         InvalidInputError: for samples or labels that cannot be used.
+        UnsupportedError: for a kernel that is not normalised.
     """
+    if not kernel.normalised:
+        raise UnsupportedError(
+            f"a {type(kernel).__name__} is not normalised: a diagnosis compares its values with k(x, x) = 1; diagnose its parts"
+        )
     circuit = CircuitFacts.of(kernel.feature_map.circuit) if isinstance(kernel, FidelityKernel) else None
     if X is None:
         if y is not None:
