@@ -140,7 +140,9 @@ class Kernel(nn.Module, abc.ABC):
         Args:
             deep: with those of parts, as `k1__bandwidth`.
         """
-        found = {name: getattr(self, name) for name in (*_arguments(type(self)), *self._settings) if hasattr(self, name)}
+        found = {
+            name: getattr(self, name) for name in (*_arguments(type(self)), *self._settings) if hasattr(self, name)
+        }
         parts = {name: value for name, value in found.items() if deep and isinstance(value, Kernel)}
         return found | {f"{name}__{inner}": v for name, part in parts.items() for inner, v in part.get_params().items()}
 
@@ -175,7 +177,9 @@ class Kernel(nn.Module, abc.ABC):
         """Takes over the trained parameters of a kernel from which this one differs in some arguments."""
 
     def __sklearn_clone__(self) -> Self:
-        return copy.deepcopy(self)  # trained parameters stay: a kernel is an argument of an estimator, not a result of its fit
+        return copy.deepcopy(
+            self
+        )  # trained parameters stay: a kernel is an argument of an estimator, not a result of its fit
 
     def __add__(self, other: Any) -> Kernel:
         from dqk.kernels.composite import SumKernel

@@ -35,7 +35,9 @@ class CompositeKernel(Kernel):
         self._names = tuple(parts)
         lengths = {name: part.n_features for name, part in parts.items()}
         if len(set(lengths.values())) > 1:
-            raise InvalidInputError(f"parts take samples of different lengths ({lengths}); expected one number of features")
+            raise InvalidInputError(
+                f"parts take samples of different lengths ({lengths}); expected one number of features"
+            )
 
     @property
     def parts(self) -> tuple[Kernel, ...]:
@@ -112,7 +114,7 @@ class SumKernel(CompositeKernel):
         return torch.logaddexp(first, second) if log else first + second
 
     def _diagonal(self, x: Tensor) -> Tensor:
-        return self.k1._diagonal(x) + self.k2._diagonal(x)
+        return self.parts[0]._diagonal(x) + self.parts[1]._diagonal(x)
 
 
 class ProductKernel(CompositeKernel):
@@ -139,7 +141,7 @@ class ProductKernel(CompositeKernel):
         return first + second if log else first * second
 
     def _diagonal(self, x: Tensor) -> Tensor:
-        return self.k1._diagonal(x) * self.k2._diagonal(x)
+        return self.parts[0]._diagonal(x) * self.parts[1]._diagonal(x)
 
 
 class ScaledKernel(CompositeKernel):
@@ -167,7 +169,7 @@ class ScaledKernel(CompositeKernel):
         return values + math.log(self.factor) if log else self.factor * values
 
     def _diagonal(self, x: Tensor) -> Tensor:
-        return self.factor * self.kernel._diagonal(x)
+        return self.factor * self.parts[0]._diagonal(x)
 
     def extra_repr(self) -> str:
         """Shown by `print(kernel)`."""
