@@ -191,7 +191,7 @@ class Kernel(nn.Module, abc.ABC):
 
         if isinstance(other, Kernel):
             return ProductKernel(self, other)
-        return ScaledKernel(other, self) if isinstance(other, numbers.Real) else NotImplemented
+        return ScaledKernel(float(other), self) if isinstance(other, numbers.Real) else NotImplemented
 
     __rmul__ = __mul__
 
