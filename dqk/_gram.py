@@ -263,6 +263,11 @@ def _engine(kernel: Kernel, executor: Any, store: Any, progress: Any, seed: int 
     return _PoolEngine(executor_of(executor), _observers(progress), shots, seed, store, str(kernel))
 
 
+def engine_of(kernel: Kernel) -> Any:
+    """What evaluates a kernel by itself, for code that calls `kernel._matrix` many times."""
+    return _engine(kernel, None, None, False, None)
+
+
 def _observers(progress: bool | Observer | Sequence[Observer]) -> Sequence[Observer]:
     if isinstance(progress, bool):
         return [Bar()] if progress else []
