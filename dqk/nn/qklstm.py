@@ -131,7 +131,8 @@ class QKLSTM(GatedRecurrence):
             problems += [
                 f"{name} belongs to the kernel, which is given" for name, value in given.items() if value is not None
             ]
-            feature_map, backend, shots, executor = kernel.feature_map, kernel.backend, kernel.shots, kernel.executor
+            feature_map, backend, executor = kernel.feature_map, kernel.backend, kernel.executor
+            shots = kernel.shots  # type: ignore[assignment]  # the options refuse a plan
         self.options = QKOptions(
             n_qubits=n_qubits,
             n_references=n_references,
