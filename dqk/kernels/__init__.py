@@ -1,9 +1,11 @@
 """What is computed: feature maps and kernels."""
 
+from dqk.kernels.alignment import target_alignment
 from dqk.kernels.base import Kernel
 from dqk.kernels.composite import ProductKernel, ScaledKernel, SumKernel
 from dqk.kernels.feature_map import Angle, FeatureMap
 from dqk.kernels.fidelity import FidelityKernel
+from dqk.kernels.geometry import effective_dimension, geometric_difference
 from dqk.kernels.linear import LinearKernel
 from dqk.kernels.projected import ProjectedKernel
 from dqk.kernels.rbf import RBFKernel
@@ -34,9 +36,12 @@ __all__ = [
     "SumKernel",
     "closest_psd_matrix",
     "displace_matrix",
+    "effective_dimension",
     "flip_matrix",
+    "geometric_difference",
     "mitigate_depolarizing_noise",
     "repair_matrix",
     "symmetrise_matrix",
+    "target_alignment",
     "threshold_matrix",
 ]
