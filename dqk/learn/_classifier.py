@@ -12,8 +12,9 @@ import numpy as np
 from sklearn.base import ClassifierMixin
 from sklearn.svm import SVC
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import validate_data
+from sklearn.utils.validation import _check_sample_weight, validate_data
 
+from dqk.errors import InvalidInputError
 from dqk.kernels import Kernel
 from dqk.learn._kernel_argument import FLOATS, KernelEstimator
 
@@ -57,11 +58,19 @@ class KernelClassifier(ClassifierMixin, KernelEstimator):
         Args:
             X: samples, shape (N, d).
             y: labels, shape (N,), of two classes or more.
-            sample_weight: factors on C, shape (N,).
+            sample_weight: factors on C, shape (N,); samples with none above 0 are left out.
         """
         X, y = validate_data(self, X, y, dtype=FLOATS)
         check_classification_targets(y)
         self._fit_kernel(X)
+        if sample_weight is not None:
+            # With weights of zero scikit-learn 1.9.1 gives `support_` as numbers among the other samples, and predictions from
+            # precomputed matrices, those of callables too, are wrong.
+            sample_weight = _check_sample_weight(sample_weight, X)
+            kept = sample_weight > 0
+            X, y, sample_weight = X[kept], y[kept], sample_weight[kept]
+            if not kept.any():
+                raise InvalidInputError("all samples have zero or negative weights: expected some above 0")
         self.svc_ = SVC(C=self.C, kernel="precomputed", class_weight=self.class_weight, tol=self.tol)
         self.svc_.fit(self._matrix(X), y, sample_weight)
         self.classes_, self.support_vectors_ = self.svc_.classes_, X[self.svc_.support_]
