@@ -31,7 +31,7 @@ NOT_IMPORTED = {
     "triton",
 }
 # Imported only in files whose name starts with an underscore.
-OPTIONAL = {"ray", "mpi4py", "cuquantum", "qiskit", "pennylane", "cupy", "triton"}
+OPTIONAL = {"ray", "mpi4py", "cuquantum", "qiskit", "pennylane", "cupy", "triton", "sklearn"}
 
 per_source = pytest.mark.parametrize("source", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
 
