@@ -124,6 +124,10 @@ def sampled_job_of(
     """What is to be measured by a device; None if the backend computes tiles, of which it can simulate shots itself."""
     fleet = executor.device if isinstance(executor, OnPool) else None
     if fleet is not None:
+        if backend != "auto":
+            raise InvalidInputError(
+                f"backend is {backend!r}, and the pool's workers are QPUs of their own; leave backend out, or the pool"
+            )
         device = fleet
     else:
         resolved = resolve(backend, circuit)
@@ -184,8 +188,7 @@ def gram(
         store: path of a zarr store (`K.zarr`) that receives the tiles as they are computed, or a `Destination`. What an existing
             store of the same problem holds is not computed again, also if it has fewer of the samples.
         progress: shows a progress bar on standard error; or an `Observer`, or several.
-        seed: of measured entries (a kernel with `shots`), a whole number from 0; None draws one. Devices that take no seed
-            measure anew each time.
+        seed: of measured entries (a kernel with `shots`), a whole number from 0; None draws one.
         log: gives the natural logarithm of K, which does not underflow on hundreds of qubits.
         return_std_error: gives K and its standard errors, for a kernel with `shots`; a store has them beside K.
 
@@ -202,15 +205,8 @@ def gram(
         StoreError: if the store is of another problem, damaged, in use, or cannot be written.
         TileError: if a tile fails on every try.
     """
-    if not isinstance(kernel, Kernel):
-        raise InvalidInputError(
-            f"kernel is {kernel!r}, expected a dqk kernel such as FidelityKernel(zz_feature_map(4))"
-        )
+    _check_kernel(kernel, executor, store)
     _check_sampling(kernel, seed, return_std_error, store)
-    if not kernel.runs_circuits and (executor not in (None, "inline") or store is not None):
-        raise UnsupportedError(
-            f"a {type(kernel).__name__} runs no circuits: it is a matrix product in this process; leave out executor and store"
-        )
     as_tensor = isinstance(X, Tensor) or isinstance(Y, Tensor)
     x, y = _samples(kernel, X, Y)
     if store is not None and any(samples is not None and samples.requires_grad for samples in (x, y)):
@@ -223,6 +219,17 @@ def gram(
     if store is not None:
         return found
     return _with_errors(np.asarray(found.numpy()), engine, return_std_error, np.asarray)
+
+
+def _check_kernel(kernel: Any, executor: Any, store: Any) -> None:
+    if not isinstance(kernel, Kernel):
+        raise InvalidInputError(
+            f"kernel is {kernel!r}, expected a dqk kernel such as FidelityKernel(zz_feature_map(4))"
+        )
+    if not kernel.runs_circuits and (executor not in (None, "inline") or store is not None):
+        raise UnsupportedError(
+            f"a {type(kernel).__name__} runs no circuits: it is a matrix product in this process; leave out executor and store"
+        )
 
 
 def _with_errors(values: Any, engine: Any, wanted: bool, convert: Callable[[Tensor], Any]) -> Any:

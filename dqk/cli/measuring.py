@@ -154,8 +154,10 @@ def price(kernel: Any, n: int, m: int | None, pool: Any, json: bool) -> None:
         raise InvalidInputError("--dry-run prices measurements: give --qpu URL and --shots, or a backend that measures")
     everything = job.plan.evaluate_duplicates == "all"
     circuits = n * m if m is not None else n * (n + 1) // 2 if everything else n * (n - 1) // 2
-    uniform = job.plan.allocation == "uniform"
-    shots = job.plan.per_entry(circuits) * circuits if uniform else job.plan.total(circuits)
+    uniform = job.plan.allocation != "variance"
+    entries, circuits = circuits, circuits if uniform else 2 * circuits  # a pilot, then the rest
+    each = job.plan.allocation == "uniform"
+    shots = job.plan.per_entry(entries) * entries if each else job.plan.total(entries)
     limits = job.device.limits
     jobs = -(-circuits // job_rows(limits, job.plan.max_circuits_per_job))
     document = {
@@ -164,6 +166,7 @@ def price(kernel: Any, n: int, m: int | None, pool: Any, json: bool) -> None:
         "gates": len(job.circuit.gates) * 2,
         "shots": shots,
         "jobs": jobs if uniform else None,
+        "about_jobs": jobs,
         "device_s": limits.seconds(circuits, shots, jobs),
         "price": limits.price(circuits, shots, jobs),
         "currency": limits.currency,
@@ -178,7 +181,9 @@ def _show(document: dict[str, Any]) -> None:
     shown.add_row("circuits", f"{document['circuits']:,}, of {document['gates']} gates")
     shown.add_row("shots", f"{document['shots']:,}")
     jobs = document["jobs"]
-    shown.add_row("jobs", f"{jobs:,}" if jobs is not None else "as the pilot decides: a few more than with equal shots")
+    shown.add_row(
+        "jobs", f"{jobs:,}" if jobs is not None else f"about {document['about_jobs']:,}, as the pilot decides"
+    )
     shown.add_row("time of the device", f"{document['device_s']:,.1f} s" if document["device_s"] else "not known")
     cost = f"{document['price']:,.2f} {document['currency']}".strip()
     shown.add_row("price", cost if document["price"] else "none that the device names")

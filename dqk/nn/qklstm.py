@@ -126,13 +126,8 @@ class QKLSTM(GatedRecurrence):
         super().__init__(input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional)
         problems = self._problems()
         if isinstance(kernel, FidelityKernel):
-            given = {"feature_map": feature_map, "shots": shots, "executor": executor}
-            given["backend"] = None if backend == "auto" else backend
-            problems += [
-                f"{name} belongs to the kernel, which is given" for name, value in given.items() if value is not None
-            ]
-            feature_map, backend, executor = kernel.feature_map, kernel.backend, kernel.executor
-            shots = kernel.shots  # type: ignore[assignment]  # the options refuse a plan
+            problems += _given_twice(feature_map=feature_map, shots=shots, executor=executor, backend=backend)
+            feature_map, backend, executor, shots = _of(kernel)
         self.options = QKOptions(
             n_qubits=n_qubits,
             n_references=n_references,
@@ -154,13 +149,12 @@ class QKLSTM(GatedRecurrence):
         problems += data_problems + workers.problems() + self._worker_problems(executor)
         if problems:
             raise InvalidInputError("QKLSTM cannot be built: " + "; ".join(problems))
-
-        def cell(size: int) -> ReferenceCell:
-            arguments = size, hidden_size, bias, self.options, self._choose(data), device, dtype
-            return QKCell(*arguments, workers) if self.options.is_fidelity else KernelCell(*arguments)
-
-        self._build(cell)
+        more = device, dtype, workers
+        self._build(lambda size: self._cell(size, hidden_size, bias, self.options, self._choose(data), *more))
         _warn_of(feature_map)
+
+    def _cell(self, *arguments: Any) -> ReferenceCell:
+        return QKCell(*arguments) if self.options.is_fidelity else KernelCell(*arguments[:-1])
 
     def _worker_problems(self, executor: Any) -> list[str]:
         if executor is None or self.options.is_fidelity:
@@ -239,6 +233,17 @@ class QKLSTM(GatedRecurrence):
             f"readout={o.readout!r}, gate_kernel={o.gate_kernel!r}"
             + (f", time steps in torch: {cell.torch_because}" if cell.torch_because else "")
         )
+
+
+def _of(kernel: FidelityKernel) -> tuple[FeatureMap, str | Backend, Any, Any]:
+    return kernel.feature_map, kernel.backend, kernel.executor, kernel.shots  # the options refuse a plan of shots
+
+
+def _given_twice(**given: Any) -> list[str]:
+    """What a fidelity kernel that was given has of its own."""
+    return [
+        f"{name} belongs to the kernel, which is given" for name, value in given.items() if value not in (None, "auto")
+    ]
 
 
 def _warn_of(feature_map: FeatureMap | None) -> None:

@@ -147,7 +147,9 @@ class QPUClient:
             status = _record(JobStatus, answer)
             if status.finished:
                 reason = f": {status.error}" if status.error else ""
-                raise QPUError(f"job {job} on {self.url} {_ENDED[status.state]}{reason}")
+                error = QPUError(f"job {job} on {self.url} {_ENDED[status.state]}{reason}")
+                error.charged = False
+                raise error
             if deadline is not None and time.monotonic() >= deadline:
                 ahead = f", with {status.position} jobs before it" if status.position else ""
                 raise QPUError(
