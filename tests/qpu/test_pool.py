@@ -114,7 +114,8 @@ def test_a_killed_driver_pays_for_no_job_twice(tmp_path) -> None:
         process.stdout.close()  # type: ignore[union-attr]
         done = subprocess.run([*command, "--resume"], cwd=tmp_path, capture_output=True, text=True, timeout=100)
         assert done.returncode == 0, done.stderr
-        metrics = QPUClient(service.url)._connection().get("/metrics").text
+        with QPUClient(service.url) as client:
+            metrics = client._connection().get("/metrics").text
     whole = gram(FidelityKernel(MAP, "simulated", shots=50), samples(30), seed=0)
     found = np.asarray(StoredGram(tmp_path / "K.zarr"))
     assert found.shape == whole.shape and not np.isnan(found).any()
