@@ -37,6 +37,7 @@ class Machine(threading.Thread):
         self._stopping = False
         self._session: str | None = None  # of the last job
         self._chance = random.Random(profile.failures.seed)
+        self._others = profile.queue.waits()
 
     @property
     def noise(self) -> Noise:
@@ -76,6 +77,8 @@ class Machine(threading.Thread):
         started = time.monotonic()
         rows, follows = len(job.parameters), job.session is not None and job.session == self._session
         seconds = self._profile.times.seconds(rows, job.shots, follows)
+        if not follows:
+            started += self._others()
         if self._chance.random() < self._profile.failures.job:
             self._wait(job, started + seconds / 2)
             self._store.fail(job.id, "the device failed while it ran the job (injected by its profile)")
