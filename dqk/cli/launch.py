@@ -31,6 +31,8 @@ Examples:
 
   dqk launch slurm --nodes 2 --gpus-per-node 4 -- train pos --data train.conllu --out runs/t --distributed
 
+  dqk launch slurm --qpu heron -- gram X.npy -o K.zarr --backend qiskit:qrmi/heron --shots 1000
+
   dqk launch slurm --array 8 --time 30 -- gram X.npy -o K.zarr
 
 Warned before its time limit or preempted, a job saves its state, is queued again and goes on.
@@ -70,6 +72,9 @@ def slurm(
     requeue: Annotated[
         bool, typer.Option("--requeue/--no-requeue", help="Queue the job again after that, to go on.")
     ] = True,
+    qpu: Annotated[
+        str | None, typer.Option(help="The site's QPUs for the job, such as a,b (QRMI's SPANK plugin).")
+    ] = None,
     run: Annotated[
         Path | None, typer.Option(help="Run folder, on a shared disk (default: a new one under runs/).")
     ] = None,
@@ -84,7 +89,7 @@ def slurm(
 
     work = _payload(payload)
     options = SlurmOptions(
-        nodes, gpus_per_node, tasks_per_node, cpus_per_task, time_limit, name, array, signal_seconds, requeue
+        nodes, gpus_per_node, tasks_per_node, cpus_per_task, time_limit, name, array, signal_seconds, requeue, qpu
     )
     known = Site() if site is None else Site.read(site)
     if dry_run:

@@ -25,6 +25,7 @@ class SlurmOptions:
         array: number of jobs that share one kernel matrix, each of them a shard.
         signal_s: how long before the time limit the job is warned, so that it saves its state.
         requeue: whether it is queued again after a warning or a preemption, and goes on.
+        qpu: names of quantum resources of the site, separated by commas, which the SPANK plugin of QRMI gives to the job.
     """
 
     nodes: int = 1
@@ -36,6 +37,12 @@ class SlurmOptions:
     array: int | None = None
     signal_s: int = 120
     requeue: bool = True
+    qpu: str | None = None
+
+    @property
+    def qpus(self) -> tuple[str, ...]:
+        """Names of its quantum resources."""
+        return () if self.qpu is None else tuple(self.qpu.split(","))
 
     def tasks(self, payload: Payload) -> int:
         """Processes of the payload on each node; 1 where Ray has a node of its own on each."""
@@ -57,6 +64,7 @@ class SlurmOptions:
         found += self._of_time()
         if self.name is not None and not re.fullmatch(r"[^\s/%\\\"']+", self.name):
             found.append(f"--name {self.name!r}, expected a name without blanks, quotes, slashes and percent signs")
+        found += self._of_qpus()
         if self.nodes >= 1 and payload.words:
             found += self._of_engine(payload)
         if self.array is not None:
@@ -79,6 +87,15 @@ class SlurmOptions:
                 f"--time {self.time} is no longer than the {self.signal_s} s before its end at which the job is warned; give more "
                 "time, or a smaller --signal-seconds"
             ]
+        return []
+
+    def _of_qpus(self) -> list[str]:
+        if not all(re.fullmatch(r"[\w.@+:-]+", name, re.ASCII) for name in self.qpus):
+            return [
+                f"--qpu {self.qpu!r}, expected names of the site's quantum resources with commas between, such as a,b"
+            ]
+        if len(set(self.qpus)) < len(self.qpus):
+            return [f"--qpu {self.qpu} names one of them twice"]
         return []
 
     def _of_engine(self, payload: Payload) -> list[str]:

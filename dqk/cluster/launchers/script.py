@@ -57,6 +57,20 @@ finish() {
 }
 """
 
+_QPUS = r"""
+# --- quantum resources: QRMI passes over names that it does not know ---
+granted=${QRMI_JOB_QPU_RESOURCES:-${SLURM_JOB_QPU_RESOURCES:-}}
+for qpu in {qpus}; do
+  case ",$granted," in
+    *",$qpu,"*) ;;
+    *)
+      echo "the job has no QPU $qpu, only: ${granted:-none}; ask the site for the names in its qrmi_config.json" >&2
+      quit 1
+      ;;
+  esac
+done
+"""
+
 _SETTINGS = r"""set -u +e # whatever the lines above have set
 ulimit -n "$(ulimit -Hn)"
 # srun takes the CPUs of a task from its own options alone.
@@ -177,7 +191,10 @@ def render(
         f"python=({_python(site, python)})",
     ]
     text = "\n".join(head) + "\n" + _START.replace("{signal_s}", str(options.signal_s)) + "\n".join(environment) + "\n"
-    text += _SETTINGS.replace("{tasks}", str(tasks)) + _work(payload, options, mpi)
+    text += _SETTINGS.replace("{tasks}", str(tasks))
+    if options.qpus:
+        text += _QPUS.replace("{qpus}", " ".join(options.qpus))
+    text += _work(payload, options, mpi)
     if options.requeue and payload.goes_on:
         text += _REQUEUE.replace("{restarts}", str(_MOST_RESTARTS))
     return text + 'quit "$code"\n'
@@ -214,6 +231,8 @@ def _directives(payload: Payload, options: SlurmOptions, site: Site, folder: Pat
         found.append(f"--gpus-per-node={kind}{options.gpus_per_node}")
     if options.time is not None:
         found.append(f"--time={options.time}")
+    if options.qpu is not None:
+        found.append(f"--qpu={options.qpu}")
     if options.array is not None:
         found.append(f"--array=1-{options.array}")
     log = folder / ("log-%A_%a.txt" if options.array is not None else "log-%j.txt")
