@@ -90,7 +90,7 @@ def page(found: Mapping[str, Any]) -> str:
     load = f'<meter min="0" max="1" value="{found["load"]:.3f}"></meter> {found["load"]:.0%}'
     now = [
         ("queue", f"jobs: {queued['jobs']:,}, circuits: {queued['circuits']:,}"),
-        ("running", at_work),
+        ("at work", at_work),
         (f"load in the last {found['load_over_s']:.0f} s", load),
     ]
     errors = [(text, f"{calibration[key]:.3%}") for key, text in _ERRORS.items()]

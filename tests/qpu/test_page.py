@@ -82,7 +82,7 @@ def test_it_says_how_the_device_is_doing(worked: tuple[Server, list[str]]) -> No
     assert NAME in seen.texts  # as text, not as a tag
     assert "idle" in seen.texts
     assert seen.row("queue") == ["jobs: 0, circuits: 0"]
-    assert seen.row("running") == ["none"]
+    assert seen.row("at work") == ["none"]
     # 2 x 0.01 s + 3 circuits x 0.25 s; 2 jobs x 0.5 + 3 circuits x 1000 shots x 0.01
     assert seen.row("done") == ["2", "3", "3,000", "0.8", "31.00"]
     assert seen.row("cancelled")[:2] == ["1", "1"]
@@ -105,7 +105,7 @@ def test_a_job_at_work_is_seen_and_counts_as_load(worked: tuple[Server, list[str
     assert told["state"] == "working"
     assert (told["running"]["circuits"], told["running"]["shots"]) == (16, 10)
     assert 0.4 < told["running"]["seconds"] < 4.1 and 0 < told["load"] <= 1
-    assert "working" in seen.texts and seen.row("running")[0].endswith("circuits: 16, shots of each: 10")
+    assert "working" in seen.texts and seen.row("at work")[0].endswith("circuits: 16, shots of each: 10")
     assert seen.row("queue") == ["jobs: 1, circuits: 5"]
 
 
