@@ -75,6 +75,9 @@ def slurm(
     qpu: Annotated[
         str | None, typer.Option(help="The site's QPUs for the job, such as a,b (QRMI's SPANK plugin).")
     ] = None,
+    emulated_qpus: Annotated[
+        Path | None, typer.Option(help="Fleet file whose QPUs run as services in the job; gram gets their --qpu.")
+    ] = None,
     run: Annotated[
         Path | None, typer.Option(help="Run folder, on a shared disk (default: a new one under runs/).")
     ] = None,
@@ -88,8 +91,23 @@ def slurm(
     from dqk.cluster.launchers.launch import script_of
 
     work = _payload(payload)
+    if emulated_qpus is not None:
+        from dqk.qpu.fleet import Fleet
+
+        Fleet.read(emulated_qpus)  # what is wrong with it is said here and not by a job that has waited
+    emulated = None if emulated_qpus is None else str(emulated_qpus)
     options = SlurmOptions(
-        nodes, gpus_per_node, tasks_per_node, cpus_per_task, time_limit, name, array, signal_seconds, requeue, qpu
+        nodes,
+        gpus_per_node,
+        tasks_per_node,
+        cpus_per_task,
+        time_limit,
+        name,
+        array,
+        signal_seconds,
+        requeue,
+        qpu,
+        emulated,
     )
     known = Site() if site is None else Site.read(site)
     if dry_run:

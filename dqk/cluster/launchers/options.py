@@ -26,6 +26,7 @@ class SlurmOptions:
         signal_s: how long before the time limit the job is warned, so that it saves its state.
         requeue: whether it is queued again after a warning or a preemption, and goes on.
         qpu: names of quantum resources of the site, separated by commas, which the SPANK plugin of QRMI gives to the job.
+        emulated_qpus: fleet file whose QPUs run as services beside the program, which gets their URLs; they end with the job.
     """
 
     nodes: int = 1
@@ -38,6 +39,7 @@ class SlurmOptions:
     signal_s: int = 120
     requeue: bool = True
     qpu: str | None = None
+    emulated_qpus: str | None = None
 
     @property
     def qpus(self) -> tuple[str, ...]:
@@ -64,7 +66,7 @@ class SlurmOptions:
         found += self._of_time()
         if self.name is not None and not re.fullmatch(r"[^\s/%\\\"']+", self.name):
             found.append(f"--name {self.name!r}, expected a name without blanks, quotes, slashes and percent signs")
-        found += self._of_qpus()
+        found += self._of_qpus() + self._of_emulated_qpus(payload, site)
         if self.nodes >= 1 and payload.words:
             found += self._of_engine(payload)
         if self.array is not None:
@@ -97,6 +99,20 @@ class SlurmOptions:
         if len(set(self.qpus)) < len(self.qpus):
             return [f"--qpu {self.qpu} names one of them twice"]
         return []
+
+    def _of_emulated_qpus(self, payload: Payload, site: Site) -> list[str]:
+        if self.emulated_qpus is None:
+            return []
+        found = []
+        if payload.command != "gram" or payload.engine != "single" or payload.value("--qpu") is not None:
+            found.append(
+                "--emulated-qpus gives --qpu to a gram without --qpu and without an --executor of ranks; leave that out"
+            )
+        if site.container is not None:
+            found.append(
+                "--emulated-qpus with the site's container: services would end with the container that started them"
+            )
+        return found
 
     def _of_engine(self, payload: Payload) -> list[str]:
         engine, found = payload.engine, []

@@ -71,6 +71,18 @@ for qpu in {qpus}; do
 done
 """
 
+_EMULATED = r"""
+# --- emulated QPUs: services on this node; a run after a requeue has its own ---
+fleet=$run/qpus-$job-${SLURM_RESTART_COUNT:-0}
+started=$("${python[@]}" -m dqk qpu up {file} --folder "$fleet" --json) || quit 1
+mapfile -t options < <("${python[@]}" -c 'import json, sys; print(*json.load(sys.stdin)["options"], sep="\n")' <<<"$started")
+payload+=("${options[@]}")
+"""
+
+_DROP = """
+"${python[@]}" -m dqk qpu drop --all --folder "$fleet"
+"""
+
 _SETTINGS = r"""set -u +e # whatever the lines above have set
 ulimit -n "$(ulimit -Hn)"
 # srun takes the CPUs of a task from its own options alone.
@@ -194,7 +206,11 @@ def render(
     text += _SETTINGS.replace("{tasks}", str(tasks))
     if options.qpus:
         text += _QPUS.replace("{qpus}", " ".join(options.qpus))
+    if options.emulated_qpus is not None:
+        text += _EMULATED.replace("{file}", shlex.quote(options.emulated_qpus))
     text += _work(payload, options, mpi)
+    if options.emulated_qpus is not None:
+        text += _DROP
     if options.requeue and payload.goes_on:
         text += _REQUEUE.replace("{restarts}", str(_MOST_RESTARTS))
     return text + 'quit "$code"\n'

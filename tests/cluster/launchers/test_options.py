@@ -68,6 +68,8 @@ def test_a_training_run_without_a_folder_has_one_in_the_job() -> None:
         ("gram X.npy -o K.zarr", {"qpu": "a,$(id)"}, "expected names of the site's quantum resources"),
         ("gram X.npy -o K.zarr", {"qpu": ""}, "--qpu '', expected names"),
         ("gram X.npy -o K.zarr", {"qpu": "a,b,a"}, "names one of them twice"),
+        ("gram X.npy -o K.zarr --qpu http://a", {"emulated_qpus": "f.toml"}, "gives --qpu to a gram without --qpu"),
+        ("gram X.npy -o K.zarr --executor ray", {"emulated_qpus": "f.toml"}, "without an --executor of ranks"),
         ("gram X.npy -o K.zarr", {"name": "my job"}, "--name 'my job', expected a name without blanks"),
     ],
 )

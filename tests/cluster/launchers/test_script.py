@@ -42,6 +42,11 @@ CASES: dict[str, tuple[str, SlurmOptions, str | None]] = {
         SlurmOptions(time="30", qpu="heron,test.eagle"),
         None,
     ),
+    "emulated": (
+        "gram X.npy -o K.zarr --shots 1000",
+        SlurmOptions(emulated_qpus="my fleet.toml"),
+        None,
+    ),
 }
 
 
@@ -49,7 +54,10 @@ def script(name: str) -> str:
     words, options, site = CASES[name]
     known = Site() if site is None else Site.read(EXAMPLES / f"{site}.toml")
     payload = Payload.of(shlex.split(words))
-    assert payload.engine == {"qpus": "single"}.get(name, name) and options.problems(payload, known) == []
+    assert (
+        payload.engine == {"qpus": "single", "emulated": "single"}.get(name, name)
+        and options.problems(payload, known) == []
+    )
     return render(payload, options, known, FOLDER, WORKDIR, "/opt/dqk/bin/python", known.mpi or "pmi2")
 
 
