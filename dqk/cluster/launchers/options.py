@@ -66,7 +66,7 @@ class SlurmOptions:
         found += self._of_time()
         if self.name is not None and not re.fullmatch(r"[^\s/%\\\"']+", self.name):
             found.append(f"--name {self.name!r}, expected a name without blanks, quotes, slashes and percent signs")
-        found += self._of_qpus() + self._of_emulated_qpus(payload, site)
+        found += self._of_qpus() + self._of_emulated_qpus(payload)
         if self.nodes >= 1 and payload.words:
             found += self._of_engine(payload)
         if self.array is not None:
@@ -100,17 +100,13 @@ class SlurmOptions:
             return [f"--qpu {self.qpu} names one of them twice"]
         return []
 
-    def _of_emulated_qpus(self, payload: Payload, site: Site) -> list[str]:
+    def _of_emulated_qpus(self, payload: Payload) -> list[str]:
         if self.emulated_qpus is None:
             return []
         found = []
         if payload.command != "gram" or payload.engine != "single" or payload.value("--qpu") is not None:
             found.append(
                 "--emulated-qpus gives --qpu to a gram without --qpu and without an --executor of ranks; leave that out"
-            )
-        if site.container is not None:
-            found.append(
-                "--emulated-qpus with the site's container: services would end with the container that started them"
             )
         return found
 

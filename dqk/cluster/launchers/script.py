@@ -74,13 +74,20 @@ done
 _EMULATED = r"""
 # --- emulated QPUs: services on this node; a run after a requeue has its own ---
 fleet=$run/qpus-$job-${SLURM_RESTART_COUNT:-0}
-started=$("${python[@]}" -m dqk qpu up {file} --folder "$fleet" --json) || quit 1
+: >"$fleet.json"
+"${python[@]}" -m dqk qpu up {file} --folder "$fleet" --foreground --json >"$fleet.json" &
+qpus=$!
+until read -r started <"$fleet.json"; do
+  kill -0 "$qpus" 2>/dev/null || quit 1
+  sleep 0.2
+done
 mapfile -t options < <("${python[@]}" -c 'import json, sys; print(*json.load(sys.stdin)["options"], sep="\n")' <<<"$started")
 payload+=("${options[@]}")
 """
 
-_DROP = """
-"${python[@]}" -m dqk qpu drop --all --folder "$fleet"
+_DROP = r"""
+kill "$qpus" 2>/dev/null # it ends the services
+wait "$qpus"
 """
 
 _SETTINGS = r"""set -u +e # whatever the lines above have set

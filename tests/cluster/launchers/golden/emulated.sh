@@ -61,7 +61,13 @@ cpus=${SLURM_CPUS_PER_TASK:-$((SLURM_CPUS_ON_NODE / 1))}
 
 # --- emulated QPUs: services on this node; a run after a requeue has its own ---
 fleet=$run/qpus-$job-${SLURM_RESTART_COUNT:-0}
-started=$("${python[@]}" -m dqk qpu up 'my fleet.toml' --folder "$fleet" --json) || quit 1
+: >"$fleet.json"
+"${python[@]}" -m dqk qpu up 'my fleet.toml' --folder "$fleet" --foreground --json >"$fleet.json" &
+qpus=$!
+until read -r started <"$fleet.json"; do
+  kill -0 "$qpus" 2>/dev/null || quit 1
+  sleep 0.2
+done
 mapfile -t options < <("${python[@]}" -c 'import json, sys; print(*json.load(sys.stdin)["options"], sep="\n")' <<<"$started")
 payload+=("${options[@]}")
 
@@ -75,7 +81,8 @@ if [ "$warned" = no ]; then
   code=$?
 fi
 
-"${python[@]}" -m dqk qpu drop --all --folder "$fleet"
+kill "$qpus" 2>/dev/null # it ends the services
+wait "$qpus"
 
 # Warned, or preempted: then Slurm sends SIGTERM to the steps, and the program ends with 143. A cancelled job does not get here.
 again=no
