@@ -91,24 +91,8 @@ def slurm(
     from dqk.cluster.launchers.launch import script_of
 
     work = _payload(payload)
-    if emulated_qpus is not None:
-        from dqk.qpu.fleet import Fleet
-
-        Fleet.read(emulated_qpus)  # what is wrong with it is said here and not by a job that has waited
-    emulated = None if emulated_qpus is None else str(emulated_qpus)
-    options = SlurmOptions(
-        nodes,
-        gpus_per_node,
-        tasks_per_node,
-        cpus_per_task,
-        time_limit,
-        name,
-        array,
-        signal_seconds,
-        requeue,
-        qpu,
-        emulated,
-    )
+    resources = (nodes, gpus_per_node, tasks_per_node, cpus_per_task, time_limit, name, array, signal_seconds, requeue)
+    options = SlurmOptions(*resources, qpu, _fleet_file(emulated_qpus))
     known = Site() if site is None else Site.read(site)
     if dry_run:
         folder = free_folder(run, work)
@@ -169,6 +153,16 @@ def cancel(run: _RUN) -> None:
     job = _find(run)
     job.cancel()
     stderr().print(f"job {job.job} is being cancelled; what it was at can be gone on with by --resume", markup=False)
+
+
+def _fleet_file(file: Path | None) -> str | None:
+    """The name of a fleet file. What is wrong with it is said here and not by a job that has waited."""
+    if file is None:
+        return None
+    from dqk.qpu.fleet import Fleet
+
+    Fleet.read(file)
+    return str(file)
 
 
 def _find(run: Path) -> Any:

@@ -210,17 +210,18 @@ def render(
         f"python=({_python(site, python)})",
     ]
     text = "\n".join(head) + "\n" + _START.replace("{signal_s}", str(options.signal_s)) + "\n".join(environment) + "\n"
-    text += _SETTINGS.replace("{tasks}", str(tasks))
-    if options.qpus:
-        text += _QPUS.replace("{qpus}", " ".join(options.qpus))
-    if options.emulated_qpus is not None:
-        text += _EMULATED.replace("{file}", shlex.quote(options.emulated_qpus))
-    text += _work(payload, options, mpi)
-    if options.emulated_qpus is not None:
-        text += _DROP
+    text += _SETTINGS.replace("{tasks}", str(tasks)) + _qpus(options) + _work(payload, options, mpi)
     if options.requeue and payload.goes_on:
         text += _REQUEUE.replace("{restarts}", str(_MOST_RESTARTS))
     return text + 'quit "$code"\n'
+
+
+def _qpus(options: SlurmOptions) -> str:
+    """What looks at the QPUs of the site, and starts those of a fleet."""
+    text = _QPUS.replace("{qpus}", " ".join(options.qpus)) if options.qpus else ""
+    if options.emulated_qpus is not None:
+        text += _EMULATED.replace("{file}", shlex.quote(options.emulated_qpus))
+    return text
 
 
 def _work(payload: Payload, options: SlurmOptions, mpi: str) -> str:
@@ -237,7 +238,8 @@ def _work(payload: Payload, options: SlurmOptions, mpi: str) -> str:
     )
     text += "  step=$!\n" + (_WATCH.lstrip("\n") if engine == "ray" else "")
     text += '  finish "$step"\n  code=$?\nfi\n'
-    return text + (_STOP_RAY if engine == "ray" else "")
+    text += _STOP_RAY if engine == "ray" else ""
+    return text + (_DROP if options.emulated_qpus is not None else "")
 
 
 def _directives(payload: Payload, options: SlurmOptions, site: Site, folder: Path, workdir: Path) -> list[str]:
