@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from fastapi import FastAPI, Header, Path, Query, Request, Security
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, PlainTextResponse
+from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
 from fastapi.security import HTTPBearer
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
@@ -28,6 +28,7 @@ from dqk.qpu.machine import Machine
 from dqk.qpu.metrics import metrics
 from dqk.qpu.profile import Profile
 from dqk.qpu.qasm import parse
+from dqk.qpu.status import PAGE_HEADERS, page, status
 
 _LONGEST_WAIT_S = 30.0
 _EXAMPLE = 'OPENQASM 3.0; include "stdgates.inc"; input float[64] x; qubit[1] q; ry(x) q[0];'
@@ -256,6 +257,14 @@ def create_app(service: Service, owners: dict[str, str]) -> Any:
     _add_error_handlers(app)
     _add_routes(app, service)
     gate = Gate(app, owners, int(service.profile.limits.max_body_mib * 2**20), service.profile.failures)
+
+    @app.get("/", include_in_schema=False)
+    def _page() -> HTMLResponse:
+        return HTMLResponse(page(status(service)), headers=PAGE_HEADERS)
+
+    @app.get("/status")
+    def _status() -> dict[str, Any]:
+        return status(service)
 
     @app.get("/metrics", response_class=PlainTextResponse)
     def _metrics() -> str:

@@ -2,34 +2,27 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
-import tomllib
-from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
 
-from dqk.errors import InvalidInputError, unknown_name
-
-
-def _number(default: float | None, most: float = 1e9, positive: bool = False) -> Any:
-    return field(default=MISSING if default is None else default, metadata={"most": most, "positive": positive})
-
-
-def _count(default: int, most: int) -> Any:
-    return field(default=default, metadata={"most": most, "positive": True})
+from dqk.errors import InvalidInputError
+from dqk.qpu.tables import read_toml, real, section, toml_lines, whole
 
 
 @dataclass(frozen=True)
 class Limits:
     """What one token may ask for."""
 
-    max_circuits_per_job: int = _count(1000, 1_000_000)
-    max_shots: int = _count(1_000_000, 10**9)
-    max_open_jobs: int = _count(1000, 1_000_000)
-    max_sessions: int = _count(16, 10_000)
-    max_body_mib: float = _number(16.0, most=1024.0, positive=True)
+    max_circuits_per_job: int = whole(1000, 1_000_000)
+    max_shots: int = whole(1_000_000, 10**9)
+    max_open_jobs: int = whole(1000, 1_000_000)
+    max_sessions: int = whole(16, 10_000)
+    max_body_mib: float = real(16.0, most=1024.0, positive=True)
 
 
 @dataclass(frozen=True)
@@ -40,11 +33,11 @@ class Times:
     A session ends by itself after `session_s`.
     """
 
-    job_s: float = _number(0.0, most=86400.0)
-    circuit_s: float = _number(0.0, most=3600.0)
-    shot_s: float = _number(0.0, most=3600.0)
+    job_s: float = real(0.0, most=86400.0)
+    circuit_s: float = real(0.0, most=3600.0)
+    shot_s: float = real(0.0, most=3600.0)
     session_job_s: float | None = field(default=None, metadata={"most": 86400.0, "positive": False})
-    session_s: float = _number(900.0, positive=True)
+    session_s: float = real(900.0, positive=True)
 
     def seconds(self, rows: int, shots: int, follows: bool = False) -> float:
         """Of a job; `follows` says that the one before it was of the same session."""
@@ -63,10 +56,10 @@ class Noise:
         readout_1: of reading 0 where the qubit is 1.
     """
 
-    depolarising_1q: float = _number(0.0, most=0.75)
-    depolarising_2q: float = _number(0.0, most=0.75)
-    readout_0: float = _number(0.0, most=0.5)
-    readout_1: float = _number(0.0, most=0.5)
+    depolarising_1q: float = real(0.0, most=0.75)
+    depolarising_2q: float = real(0.0, most=0.75)
+    readout_0: float = real(0.0, most=0.5)
+    readout_1: float = real(0.0, most=0.5)
 
     @property
     def of_gates(self) -> bool:
@@ -89,17 +82,17 @@ class Noise:
 class Drift:
     """How the device gets worse: its probabilities of errors grow by `per_hour` of themselves until it is calibrated."""
 
-    per_hour: float = _number(0.0, most=1e6)
-    calibrate_every_s: float = _number(3600.0, positive=True)
+    per_hour: float = real(0.0, most=1e6)
+    calibrate_every_s: float = real(3600.0, positive=True)
 
 
 @dataclass(frozen=True)
 class Failures:
     """What goes wrong by chance: a job, a request that is refused with 503, an answer that is lost after the request was served."""
 
-    job: float = _number(0.0, most=1.0)
-    refused: float = _number(0.0, most=0.9)
-    lost: float = _number(0.0, most=0.9)
+    job: float = real(0.0, most=1.0)
+    refused: float = real(0.0, most=0.9)
+    lost: float = real(0.0, most=0.9)
     seed: int = field(default=0, metadata={"most": 2**63 - 1, "positive": False})
 
 
@@ -107,19 +100,94 @@ class Failures:
 class Price:
     """Of a job that is done."""
 
-    per_job: float = _number(0.0)
-    per_s: float = _number(0.0)
-    per_shot: float = _number(0.0)
+    per_job: float = real(0.0)
+    per_s: float = real(0.0)
+    per_shot: float = real(0.0)
     currency: str = "EUR"
+
+
+QUEUES = ("fixed", "exponential", "lognormal", "trace")
+
+
+@dataclass(frozen=True)
+class Queue:
+    """How long others keep the device before it begins one of our jobs; not where that follows another one of its session.
+
+    Attributes:
+        model: `fixed`: always `mean_s`; `exponential`; `lognormal`, with `sigma` of its logarithm; `trace`: the numbers of a file.
+        mean_s: mean of the first three.
+        sigma: of `lognormal`.
+        file: of `trace`: seconds, one number in each line, taken in turn; its path counts from the TOML file's folder.
+        seed: of what is drawn, and of where a trace begins.
+    """
+
+    model: str = field(default="fixed", metadata={"choices": QUEUES})
+    mean_s: float = real(0.0, most=1e7)
+    sigma: float = real(1.0, most=5.0)
+    file: str | None = None
+    seed: int = field(default=0, metadata={"most": 2**63 - 1, "positive": False})
+
+    def problems(self, where: str) -> list[str]:
+        """What is wrong with its values together."""
+        if (self.model == "trace") != (self.file is not None):
+            return [
+                f"{where}: model is {self.model!r} and file is {self.file!r}; a trace needs a file, nothing else takes one"
+            ]
+        return []
+
+    def waits(self, seed: int | None = None) -> Callable[[], float]:
+        """A source of waiting times in seconds; fixed by the seed, which is the queue's own if it is None."""
+        chance = random.Random(self.seed if seed is None else seed)
+        if self.model == "exponential" and self.mean_s > 0:
+            return lambda rate=1 / self.mean_s: chance.expovariate(rate)  # type: ignore[misc]
+        if self.model == "lognormal" and self.mean_s > 0:
+            middle = math.log(self.mean_s) - self.sigma**2 / 2
+            return lambda: chance.lognormvariate(middle, self.sigma)
+        if self.file is not None:
+            known = read_trace(Path(self.file))
+            start = chance.randrange(len(known))
+            around = itertools.cycle(known[start:] + known[:start])
+            return lambda: next(around)
+        return lambda: self.mean_s
+
+    @property
+    def expected_s(self) -> float:
+        """Mean of the waiting times."""
+        if self.file is None:
+            return self.mean_s
+        known = read_trace(Path(self.file))
+        return sum(known) / len(known)
+
+
+def read_trace(file: Path) -> list[float]:
+    """Waiting times of a trace file.
+
+    Raises:
+        InvalidInputError: if it cannot be read, is empty, or has something else than seconds in it.
+    """
+    try:
+        lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
+        known = [float(line) for line in lines if line and not line.startswith("#")]
+    except (OSError, ValueError) as error:
+        raise InvalidInputError(f"the trace {file} cannot be read: {error}") from error
+    if not known or not all(0 <= wait < math.inf for wait in known):
+        raise InvalidInputError(f"the trace {file} has to have seconds of at least 0, one number in each line")
+    return known
 
 
 @dataclass(frozen=True)
 class Outage:
     """A time in which the device starts no job and takes none, counted from the service's first start."""
 
-    start_s: float = _number(None)
-    duration_s: float = _number(None, positive=True)
+    start_s: float = real(None)
+    duration_s: float = real(None, positive=True)
     every_s: float | None = field(default=None, metadata={"most": 1e9, "positive": True})
+
+    def problems(self, where: str) -> list[str]:
+        """What is wrong with its values together."""
+        if self.every_s is not None and self.every_s <= self.duration_s:
+            return [f"{where}: every_s is {self.every_s:g}, expected more than duration_s, {self.duration_s:g}"]
+        return []
 
     def left_s(self, age_s: float) -> float:
         """Seconds until it is over; 0 if it is not now."""
@@ -137,17 +205,18 @@ class Profile:
 
     Attributes:
         name: that the service shows.
-        limits, times, noise, drift, failures, price, outage: see there.
+        limits, times, queue, noise, drift, failures, price, outage: see there.
     """
 
     name: str = "dqk emulator"
     limits: Limits = Limits()
     times: Times = Times()
+    queue: Queue = Queue()
     noise: Noise = Noise()
     drift: Drift = Drift()
     failures: Failures = Failures()
     price: Price = Price()
-    outage: tuple[Outage, ...] = ()
+    outage: tuple[Outage, ...] = field(default=(), metadata={"tables": Outage})
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> Profile:
@@ -157,17 +226,17 @@ class Profile:
             InvalidInputError: names everything that is wrong with it.
         """
         file = Path(path)
-        try:
-            given: dict[str, Any] = tomllib.loads(file.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise InvalidInputError(f"the profile {file} cannot be read: {error.strerror}") from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise InvalidInputError(f"the profile {file} is not TOML: {error}") from error
         problems: list[str] = []
-        profile = _section(cls, given, "", problems)
+        profile = section(cls, read_toml(file, "profile"), "", problems)
+        queue = found_trace(profile.queue, file.parent, "queue", problems)
         if problems:
             raise InvalidInputError(f"the profile {file}:\n" + "\n".join(problems))
-        return profile
+        found: Profile = replace(profile, queue=queue)
+        return found
+
+    def to_toml(self) -> str:
+        """What `read` gives this profile for."""
+        return "\n".join(toml_lines(self, ""))
 
     def outage_left_s(self, age_s: float) -> float:
         """Seconds until the device works; 0 if it does."""
@@ -182,52 +251,12 @@ class Profile:
         return age_s % self.drift.calibrate_every_s
 
 
-def _section(kind: Any, given: Mapping[str, Any], where: str, problems: list[str]) -> Any:
-    """A dataclass from a table; what is wrong goes to `problems`, and the result is then not used."""
-    known = {item.name: item for item in fields(kind)}
-    for name in sorted(given.keys() - known.keys()):
-        problems.append(str(unknown_name(f"key of [{where}]" if where else "key", name, known)))
-    values: dict[str, Any] = {}
-    for name, item in known.items():
-        place = f"{where}.{name}" if where else name
-        if name not in given:
-            if item.default is MISSING:
-                problems.append(f"{where} lacks {name}")
-                values[name] = 1.0
-        elif name == "outage":
-            values[name] = _outages(given[name], problems)
-        elif is_dataclass(item.default):
-            if isinstance(given[name], dict):
-                values[name] = _section(type(item.default), given[name], place, problems)
-            else:
-                problems.append(f"{place} is {given[name]!r}, expected a table: [{place}]")
-        else:
-            values[name] = _value(item, given[name], place, problems)
-    made = kind(**values)
-    if isinstance(made, Outage) and made.every_s is not None and made.every_s <= made.duration_s:
-        problems.append(f"{where}: every_s is {made.every_s:g}, expected more than duration_s, {made.duration_s:g}")
-    return made
-
-
-def _outages(given: Any, problems: list[str]) -> tuple[Outage, ...]:
-    if not isinstance(given, list) or not all(isinstance(row, dict) for row in given):
-        problems.append(f"outage is {given!r}, expected tables: [[outage]]")
-        return ()
-    return tuple(_section(Outage, row, f"outage {number}", problems) for number, row in enumerate(given, 1))
-
-
-def _value(item: Any, given: Any, place: str, problems: list[str]) -> Any:
-    """A value of a field if it will do, else the field's own or 1."""
-    if item.type == "str":
-        if isinstance(given, str) and given.isprintable() and 0 < len(given) <= 100:
-            return given
-        problems.append(f"{place} is {given!r}, expected a text of one line")
-        return ""
-    whole, most = item.type == "int", item.metadata["most"]
-    kinds = int if whole else (int, float)
-    fits = isinstance(given, kinds) and not isinstance(given, bool) and math.isfinite(given)
-    if fits and (given > 0 if item.metadata["positive"] else given >= 0) and given <= most:
-        return given if whole else float(given)
-    least = "above 0" if item.metadata["positive"] and not whole else f"of at least {int(item.metadata['positive'])}"
-    problems.append(f"{place} is {given!r}, expected a {'whole ' * whole}number {least} and at most {most:g}")
-    return 1
+def found_trace(queue: Queue, folder: Path, where: str, problems: list[str]) -> Queue:
+    """The queue with its trace's path as it can be opened from anywhere."""
+    if queue.file is None:
+        return queue
+    try:
+        read_trace(folder / queue.file)
+    except InvalidInputError as error:
+        problems.append(f"{where}: {error}")
+    return replace(queue, file=str((folder / queue.file).resolve()))

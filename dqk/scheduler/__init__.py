@@ -19,33 +19,44 @@ from dqk.scheduler.events import (
     Ready,
     Tick,
 )
+from dqk.scheduler.placement import Chosen, Fixed, Kinds, Placement, Queue
 from dqk.scheduler.plan import Plan, blocks_that_fit, plan
 from dqk.scheduler.policy import Policy, Statistics, WorkerStatistics
 from dqk.scheduler.shots import standard_error, wilson_interval
+from dqk.scheduler.strategy import STRATEGIES, Demand, Offer, Strategy, strategy
 from dqk.scheduler.tiles import Tile, blocks, partition
 
 __all__ = [
+    "STRATEGIES",
     "Accept",
     "Action",
     "Allocation",
     "Assign",
+    "Chosen",
     "CostModel",
+    "Demand",
     "Discard",
     "Dispatch",
     "Done",
     "Drain",
     "Event",
     "Failed",
+    "Fixed",
     "GiveUp",
     "Joined",
     "Kill",
+    "Kinds",
     "Lost",
     "Measurement",
+    "Offer",
+    "Placement",
     "Plan",
     "Policy",
+    "Queue",
     "Rates",
     "Ready",
     "Statistics",
+    "Strategy",
     "Tick",
     "Tile",
     "TileCost",
@@ -56,6 +67,7 @@ __all__ = [
     "pilot_shots",
     "plan",
     "standard_error",
+    "strategy",
     "uniform",
     "variance_driven",
     "weighted",

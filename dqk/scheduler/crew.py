@@ -111,29 +111,40 @@ class Ticket:
 
 
 class Crew:
-    """The workers that live."""
+    """The workers that live.
+
+    Attributes:
+        slots: of all of them.
+        fastest_new: the least ratio of measured over predicted seconds among workers that came to have a free slot, or reported
+            with one, since `idle` was last asked; infinity if there is none.
+    """
 
     def __init__(self, policy: Policy, statistics: Statistics):
         self._policy, self._statistics = policy, statistics
         self._workers: dict[str, Worker] = {}
         self._roomy: dict[str, Worker] = {}
+        self._idle: dict[str, Worker] = {}  # with a free slot
+        self._parked: dict[str, Worker] = {}  # with room, and nothing that they may have
+        self.fastest_new = math.inf
         self._deadlines: list[tuple[float, int, Ticket]] = []
         self._speed = 0.0
         self._largest = 0
         self._lost_in_vain = 0
         self._last_loss = ""
+        self._measured = False  # any worker's speed
         self.slots = 0
 
     def join(self, name: str, slots: int) -> None:
         """Takes a worker in; one whose name was seen before is ignored."""
         if name in self._statistics.workers:
             return
-        known = sorted(worker.ratio for worker in self._workers.values())
+        known = sorted(worker.ratio for worker in self._workers.values()) if self._measured else []
         ratio = known[len(known) // 2] if known else 1.0
         statistics = self._statistics.workers[name] = WorkerStatistics()
         slots = max(1, slots)
         worker = Worker(name, slots, slots * self._policy.window, ratio, statistics)
         self._workers[name] = self._roomy[name] = worker
+        self._note_idle(worker)
         self._largest = max(self._largest, len(self._workers))
         self.slots += slots
         self._speed += worker.speed
@@ -143,7 +154,8 @@ class Crew:
         worker = self._workers.pop(name, None)
         if worker is None:
             return None
-        self._roomy.pop(name, None)
+        for group in (self._roomy, self._idle, self._parked):
+            group.pop(name, None)
         worker.lives = False
         worker.statistics.lost = cause
         self._statistics.lost_workers += 1
@@ -161,17 +173,39 @@ class Crew:
             f"{self._lost_in_vain} workers in a row were lost before they gave a result, the last was {self._last_loss}"
         )
 
-    def with_room(self) -> list[Worker]:
-        """Workers that may be given something, those with the least first."""
-        return sorted(self._roomy.values(), key=lambda worker: len(worker.tickets) / worker.slots)
+    def with_room(self, idle: bool = False) -> list[Worker]:
+        """Workers that may be given something, those with the least first; only those with a free slot if `idle`."""
+        if len(self._roomy) < 2 and not idle:
+            return list(self._roomy.values())
+        group = [w for w in self._idle.values() if w.name in self._roomy] if idle else list(self._roomy.values())
+        return sorted(group, key=lambda worker: len(worker.tickets) / worker.slots)
 
-    def fastest_idle(self) -> float:
-        """The least ratio of measured over predicted seconds among workers with a free slot; infinity if there is none."""
-        return min((worker.ratio for worker in self._roomy.values() if worker.free_slots > 0), default=math.inf)
+    def park(self, worker: Worker) -> None:
+        """There is nothing that this worker may have; it is not asked again before `unpark` or its next report."""
+        if self._roomy.pop(worker.name, None) is not None:
+            self._parked[worker.name] = worker
+
+    def unpark(self) -> None:
+        """There may be something for everybody again."""
+        self._roomy.update(self._parked)
+        self._parked.clear()
+
+    @property
+    def any_idle(self) -> bool:
+        """Whether a worker has a free slot."""
+        return bool(self._idle)
 
     def idle(self) -> list[Worker]:
-        """Workers with a free slot, fastest first."""
-        return sorted((w for w in self._roomy.values() if w.free_slots > 0), key=lambda worker: worker.ratio)
+        """Workers with a free slot, fastest first; from now on `fastest_new` is about others."""
+        self.fastest_new = math.inf
+        return sorted(self._idle.values(), key=lambda worker: worker.ratio)
+
+    def _note_idle(self, worker: Worker) -> None:
+        if worker.free_slots > 0:
+            self._idle[worker.name] = worker
+            self.fastest_new = min(self.fastest_new, worker.ratio)
+        else:
+            self._idle.pop(worker.name, None)
 
     def in_flight(self) -> list[Ticket]:
         """All assignments."""
@@ -191,6 +225,7 @@ class Crew:
         worker.tickets[ticket.number] = ticket
         if worker.free_slots > 0:
             self._start(ticket, now)
+        self._note_idle(worker)
         if not worker.room:
             self._roomy.pop(worker.name, None)
 
@@ -213,6 +248,7 @@ class Crew:
             worker.most = min(2 * worker.most, _MOST_ITEMS)
         elif ticket.started is not None:
             self._set_clock(ticket, now)
+        self._note_idle(worker)
 
     def hanging(self, now: float) -> list[tuple[str, str]]:
         """Workers that are past their deadline, with the cause."""
@@ -239,6 +275,7 @@ class Crew:
         del worker.tickets[ticket.number]
         ticket.deadline = math.inf
         self._roomy[worker.name] = worker
+        self._parked.pop(worker.name, None)
         if worker.suspect == ticket.number:
             worker.suspect = None
         if ticket.started is not None:
@@ -260,6 +297,7 @@ class Crew:
 
     def _measure(self, worker: Worker, elapsed: float, seconds: float) -> None:
         # Several reports may arrive at one time; only together do they say how long the work took.
+        self._measured = True
         worker.busy_s = _MEMORY * worker.busy_s + elapsed
         worker.work_s = _MEMORY * worker.work_s + seconds
         self._speed -= worker.speed

@@ -30,10 +30,12 @@ from dqk.scheduler.events import (
     Tick,
 )
 from dqk.scheduler.pending import Returned, Stretches
+from dqk.scheduler.placement import Placement
 from dqk.scheduler.plan import Plan
 from dqk.scheduler.policy import Policy, Statistics
 
 _OPEN, _ACCEPTED, _GIVEN_UP = 0, 1, 2
+_LOOK_AT = 128  # assignments for each event, when there are many and workers look for something to copy
 
 
 @dataclass(slots=True)
@@ -65,9 +67,17 @@ class Dispatch:
         policy: the rules.
         done: items that need not be computed, for instance because a store has them.
         held: whether every item waits for a `Ready` that names it, as where items follow from one another.
+        placement: who may have what; None for everybody everything, neighbours together.
     """
 
-    def __init__(self, plan: Plan, policy: Policy | None = None, done: Collection[int] = (), held: bool = False):
+    def __init__(
+        self,
+        plan: Plan,
+        policy: Policy | None = None,
+        done: Collection[int] = (),
+        held: bool = False,
+        placement: Placement | None = None,
+    ):
         self.policy = policy or Policy()
         self.statistics = Statistics()
         state = np.zeros(len(plan), np.uint8)
@@ -76,7 +86,7 @@ class Dispatch:
         self.remaining = len(open_items)
         self._state = bytearray(state.tobytes())
         self._cost = plan.seconds
-        self._fresh = Stretches(plan.seconds, open_items[:0] if held else open_items)
+        self._fresh = (placement or Stretches)(plan.seconds, open_items[:0] if held else open_items)
         self._returned = Returned()
         self._crew = Crew(self.policy, self.statistics)
         self._tickets: dict[int, Ticket] = {}
@@ -85,6 +95,7 @@ class Dispatch:
         self._next_ticket = 0
         self._hedge_at = math.inf  # no idle worker is to look for something to copy before ...
         self._barren = math.inf  # ... if it is no faster than one that found nothing
+        self._pause = 0  # events before the next look, where looking means going through many assignments
         self._least_s = self.policy.message_s / 4  # shorter delays say nothing about a worker
         self._draining = False
 
@@ -94,6 +105,10 @@ class Dispatch:
         if not self.remaining:
             return True
         return self._draining and all(self._state[item] != _OPEN for item in self._copies)
+
+    def open_items(self) -> list[int]:
+        """Items that are neither accepted nor given up."""
+        return [item for item, state in enumerate(self._state) if state == _OPEN]
 
     @property
     def hopeless(self) -> str | None:
@@ -125,11 +140,12 @@ class Dispatch:
                 for item in items:
                     if self._state[item] == _OPEN:
                         self._returned.add(item, (), False)
+                self._crew.unpark()
             case Drain():
                 self._draining = True
         if self.remaining and not self._draining:
             self._fill(now, actions)
-            if self.policy.hedge:
+            if self.policy.hedge and not self._fresh.count:
                 self._hedge(now, actions)
         else:
             self._hedge_at = math.inf
@@ -218,6 +234,7 @@ class Dispatch:
             actions.append(GiveUp(item, trouble.cause))
         else:
             self._returned.add(item, trouble.failed_on, trouble.suspect)
+            self._crew.unpark()
 
     def _remove(self, name: str, cause: str, actions: list[Action]) -> None:
         """Takes a worker out; what it may have been computing counts as tried, what waited there does not."""
@@ -225,6 +242,7 @@ class Dispatch:
         if worker is None:
             return
         self._fresh.release(name)
+        self._crew.unpark()
         for ticket in worker.tickets.values():
             self._land(ticket.left)
         doubtful = worker.started + self.policy.writing * worker.slots
@@ -237,15 +255,18 @@ class Dispatch:
 
     def _fill(self, now: float, actions: list[Action]) -> None:
         """Gives work to every worker that has room."""
-        if not self._fresh.count and not self._returned:
+        queued = self._fresh.count + len(self._returned)
+        if not queued:
             return
-        for worker in self._crew.with_room():
+        for worker in self._crew.with_room(idle=queued <= self._crew.slots):
             while worker.room and (queued := self._fresh.count + len(self._returned)):
                 # At the very end nothing waits at a busy worker while another one may come free sooner.
                 if queued <= self._crew.slots and worker.free_slots <= 0:
                     break
                 items = self._next_items(worker)
                 if not items:
+                    if not self._returned:
+                        self._crew.park(worker)
                     break
                 self._assign(worker, items, now, actions)
 
@@ -279,18 +300,27 @@ class Dispatch:
 
     def _seconds(self, items: Collection[int]) -> float:
         """Predicted seconds of some items."""
+        if len(items) == 1:
+            return float(self._cost[next(iter(items))])
         return float(self._cost[list(items)].sum())
 
     def _hedge(self, now: float, actions: list[Action]) -> None:
         """Gives idle workers copies of what will be done last, if they would be sooner; notes when to look again."""
-        if now < self._hedge_at and self._crew.fastest_idle() >= self._barren:
+        if not self._crew.any_idle:
+            self._hedge_at = self._barren = math.inf
             return
+        if now < self._hedge_at:
+            if self._barren < math.inf and self._crew.fastest_new >= self._barren:
+                return
+            if self._pause > 0:
+                self._pause -= 1
+                return
         self._hedge_at = self._barren = math.inf
         idle = self._crew.idle()
-        if not idle:
-            return
         least_s = self._least_s
-        latest = [ticket for ticket in self._crew.in_flight() if self._copyable(ticket)]
+        in_flight = self._crew.in_flight()
+        self._pause = len(in_flight) // _LOOK_AT
+        latest = [ticket for ticket in in_flight if self._copyable(ticket)]
         latest.sort(key=lambda ticket: (ticket.expected_end(now, least_s), ticket.number))
         for worker in idle:  # fastest first: what is not worth its while is not worth another one's
             own = []

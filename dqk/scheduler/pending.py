@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from array import array
 from bisect import bisect_right
 from collections.abc import Callable
@@ -22,6 +23,9 @@ class Stretches:
         self._items = items.astype(np.int32)
         self._until = array("d", np.concatenate([[0.0], np.cumsum(seconds[items])]).tobytes())
         self._owned: dict[str, list[int]] = {}
+        self._longest: list[
+            tuple[float, int, int, list[int]]
+        ] = []  # a heap of owned stretches, by what they were or are
         self._free = [[0, len(items)]] if len(items) else []
         self.count = len(items)
         self.seconds = self._until[-1]
@@ -33,6 +37,7 @@ class Stretches:
         stretch = self._owned.get(worker)
         if stretch is None or stretch[0] == stretch[1]:
             stretch = self._owned[worker] = self._acquire()
+            self._note(stretch)
         start, end = stretch
         stop = bisect_right(self._until, self._until[start] + seconds, start + 2, end + 1) - 1
         stop = min(stop, start + most)
@@ -45,16 +50,31 @@ class Stretches:
         """Frees the stretch of a worker that is gone."""
         stretch = self._owned.pop(worker, None)
         if stretch is not None and stretch[0] < stretch[1]:
-            self._free.append(stretch)
+            self._free.append(list(stretch))
+            stretch[0] = stretch[1]  # what the heap knows of it is empty
 
     def _acquire(self) -> list[int]:
         if self._free:
             return self._free.pop()
-        longest = max((s for s in self._owned.values() if s[0] < s[1]), key=lambda s: (self._length(s), s))
+        longest = self._pop_longest()
         start, stop = longest
         middle = bisect_right(self._until, (self._until[start] + self._until[stop]) / 2, start, stop)
         longest[1] = min(middle, stop - 1)
+        self._note(longest)
         return [longest[1], stop]
+
+    def _note(self, stretch: list[int]) -> None:
+        heapq.heappush(self._longest, (-self._length(stretch), -stretch[0], -stretch[1], stretch))
+
+    def _pop_longest(self) -> list[int]:
+        """The longest stretch that is owned; the last one of several. Stretches only get shorter, so old entries come too early."""
+        while True:
+            _, start, stop, stretch = heapq.heappop(self._longest)
+            if stretch[0] == stretch[1]:
+                continue
+            if (stretch[0], stretch[1]) == (-start, -stop):
+                return stretch
+            self._note(stretch)
 
     def _length(self, stretch: list[int]) -> float:
         return self._until[stretch[1]] - self._until[stretch[0]]
