@@ -24,7 +24,7 @@ from dqk.backends.sampled import DeviceLimits, SampledBackend
 from dqk.circuit import Circuit
 from dqk.cluster import Arrays, WorkerPool
 from dqk.errors import BudgetError, DQKError, UnsupportedError
-from dqk.scheduler import Plan, Policy
+from dqk.scheduler import Placement, Plan, Policy
 from dqk.store.jobs import JobLog, JobRecord
 
 _ROWS = 1024  # of a job, where the device sets no limit
@@ -122,6 +122,8 @@ class Measurement:
         budget: what may be spent.
         log: of the jobs.
         observers: of the run.
+        placement: makes of the jobs' rows and all rows' shots who may have which job; None for whoever has room.
+        hedge: whether idle devices get copies of what is late; None for where that costs nothing.
     """
 
     device: Device
@@ -133,6 +135,8 @@ class Measurement:
     budget: Budget = field(default_factory=Budget)
     log: JobLog = field(default_factory=lambda: JobLog(None))
     observers: Sequence[Observer] = ()
+    placement: Callable[[list[np.ndarray], np.ndarray | None], Placement | None] | None = None
+    hedge: bool | None = None
 
     @property
     def job_rows(self) -> int:
@@ -167,18 +171,19 @@ class Measurement:
             UnsupportedError: if the device takes no such shots.
         """
         self._check(shots)
-        jobs = _cut(shots, len(left), self.job_rows)
+        jobs = cut_jobs(shots, len(left), self.job_rows)
         found = np.full(len(left), np.nan)
         work = _Jobs(self, jobs, shots, left, right, stage, found, arrived)
         if not jobs:
             return found
         done = work.known(needed)
+        placement = None if self.placement is None else self.placement(jobs, shots)
 
         def drive(pool: WorkerPool) -> Arrays:
             work.pool = pool
             done.extend(work.recovered(pool))
             with shipped(pool, work.digest, work.arrays):
-                run(pool, work.plan, work, self._policy(), done, self.observers)
+                run(pool, work.plan, work, self._policy(), done, self.observers, placement)
             return {"found": found}
 
         problem = digest_of({"left": left, "right": right, **work.arrays})
@@ -201,14 +206,19 @@ class Measurement:
     def _policy(self) -> Policy:
         limits = self.device.limits
         # Of a device that does not say how long it takes nobody knows when it is late.
-        hedge = (
-            not limits.priced and limits.seconds(1, 1) > 0 and self.budget.shots is None and self.budget.seconds is None
-        )
+        free = self.budget.shots is None and self.budget.seconds is None
+        hedge = not limits.priced and limits.seconds(1, 1) > 0 and free if self.hedge is None else self.hedge
         return Policy(message_s=0.0, hedge=hedge, hang_factor=math.inf)
 
 
-def _cut(shots: np.ndarray | None, count: int, rows: int) -> list[np.ndarray]:
-    """Row numbers of each job: rows of equal shots together, most shots first, otherwise in their order."""
+def cut_jobs(shots: np.ndarray | None, count: int, rows: int) -> list[np.ndarray]:
+    """Row numbers of each job: rows of equal shots together, most shots first, otherwise in their order.
+
+    Args:
+        shots: of each row, shape (count,); those without any are in no job. None where probabilities are asked for.
+        count: of rows.
+        rows: of a job at most.
+    """
     if shots is None:
         groups = [np.arange(count)]
     else:

@@ -20,7 +20,7 @@ from dqk import scheduler
 from dqk._wire import pack, unpack
 from dqk.cluster import Done, Failed, Joined, Lost, PoolEvent, Worker, WorkerPool
 from dqk.errors import BudgetError, ClusterError, StoreError, TileError
-from dqk.scheduler import Dispatch, Plan, Policy, Statistics
+from dqk.scheduler import Dispatch, Placement, Plan, Policy, Statistics
 
 _SILENT = 8  # workers that may hang before they have computed anything
 _POLL_S = 0.5  # events end the wait at once; this is how often the clock is looked at
@@ -98,6 +98,7 @@ def run(
     policy: Policy | None = None,
     done: Collection[int] = (),
     observers: Sequence[Observer] = (),
+    placement: Placement | None = None,
 ) -> Statistics:
     """Computes all items of a plan that are not done.
 
@@ -108,6 +109,7 @@ def run(
         policy: retries, windows and time-outs.
         done: items that need no computing.
         observers: see `Observer`.
+        placement: who may have what; None for everybody everything.
 
     Returns:
         What happened: retries, duplicates, lost workers.
@@ -120,7 +122,7 @@ def run(
     policy = policy or Policy()
     if not pool.kills:
         policy = replace(policy, hang_factor=math.inf)
-    loop = _Loop(pool, policy, Dispatch(plan, policy, done, work.held), work, observers)
+    loop = _Loop(pool, policy, Dispatch(plan, policy, done, work.held, placement), work, observers)
     for observer in observers:
         observer.started(len(plan), len(done))
     try:

@@ -29,6 +29,7 @@ from dqk.scheduler import (
     Placement,
     Plan,
     Policy,
+    Ready,
     Statistics,
     Tick,
 )
@@ -52,7 +53,7 @@ class Device:
         latency_s: of a message, one way.
         transfer_s: seconds that the message of a job of each kind takes beside that.
         overhead_s: between two jobs.
-        patience_s: a job that is not taken for so long is given up, and the device with it.
+        patience_s: a job fails that would not be taken for so long.
         free_at: when its last job ends.
         session_until: when its session ends.
         failures: jobs that failed, in a row.
@@ -85,17 +86,16 @@ class Device:
         return math.inf
 
     def run(self, now: float, kind: int) -> tuple[float, float, float, bool]:
-        """A job that is submitted now: when the device takes it, when it begins, when it ends, and whether it gives a result.
-
-        The end is infinite if the device does not take it.
-        """
+        """A job that is submitted now: when the device takes it, when it begins, when it ends, and whether it gives a result."""
         arrives = now + self.latency_s
         if self.transfer_s is not None:
             arrives += self.transfer_s[kind]
         if self.outages:
             submitted, arrives = arrives, self.up_at(arrives)
-            if arrives - submitted > self.patience_s:
-                return submitted, submitted, math.inf, False
+            if (
+                arrives - submitted > self.patience_s
+            ):  # the client asks when it may come back, and does not wait so long
+                return submitted, submitted, submitted, False
         starts = max(arrives, self.free_at + self.overhead_s)
         if self.outages:
             starts = self.up_at(starts)
@@ -169,6 +169,7 @@ class VirtualRun:
         done: items that need not be done.
         start: of the clock.
         accepted: is told (item, number of the job in the log), in the order in which results come.
+        arrivals: when each item is there to be done, shape (T,); None for all from the start.
     """
 
     def __init__(
@@ -181,9 +182,11 @@ class VirtualRun:
         done: Collection[int] = (),
         start: float = 0.0,
         accepted: Callable[[int, int], None] | None = None,
+        arrivals: np.ndarray | None = None,
     ):
         self._devices = {device.name: (number, device) for number, device in enumerate(devices)}
-        self._dispatch = Dispatch(plan, policy, done, placement=placement)
+        self._dispatch = Dispatch(plan, policy, done, arrivals is not None, placement)
+        self._arrivals = arrivals
         self._kind = kind.tolist()
         self._env: Any = _simpy().Environment(initial_time=start)
         self._start = start
@@ -198,6 +201,9 @@ class VirtualRun:
         for _, device in self._devices.values():
             if not device.lost:
                 self._tell(Joined(device.name))
+        if self._arrivals is not None:
+            for item, when in enumerate(self._arrivals.tolist()):
+                self._later(max(0.0, when - env.now), item, lambda event: self._tell(Ready((event.value,))))
         step = env.step
         while not dispatch.finished and env.peek() < math.inf:
             step()
@@ -247,14 +253,9 @@ class VirtualRun:
             log.started.append(started)
             log.worked.append(worked)
             log.accepted.append(0)
-            if ended == math.inf:
-                log.ended.append(started)
-                told = taken + device.patience_s
-                self._later(told - now, (device, action.ticket, item, job), self._on_silence)
-            else:
-                log.ended.append(ended)
-                then = self._on_done if worked else self._on_failed
-                self._later(ended + device.latency_s - now, (device, action.ticket, item, job), then)
+            log.ended.append(ended)
+            then = self._on_done if worked else self._on_failed
+            self._later(ended + device.latency_s - now, (device, action.ticket, item, job), then)
 
     def _on_done(self, event: Any) -> None:
         device, ticket, item, job = event.value
@@ -263,17 +264,12 @@ class VirtualRun:
         self._tell(Done(device.name, ticket, (item,)))
 
     def _on_failed(self, event: Any) -> None:
-        device, ticket, item, _ = event.value
-        self._tell(Failed(device.name, ticket, (item,), f"{device.name} failed while it ran the job"))
+        device, ticket, item, job = event.value
+        cause = "was down, for too long to wait for it," if self._log.ended[job] == self._log.started[job] else "failed"
+        self._tell(Failed(device.name, ticket, (item,), f"{device.name} {cause} when it was to run the job"))
         device.failures += 1
         if device.failures >= _FAILURES:
             self._lose(device, f"{_FAILURES} jobs in a row failed")
-
-    def _on_silence(self, event: Any) -> None:
-        device, ticket, item, _ = event.value
-        cause = f"it took no job for {device.patience_s:g} s"
-        self._tell(Failed(device.name, ticket, (item,), f"{device.name}: {cause}"))
-        self._lose(device, cause)
 
     def _lose(self, device: Device, cause: str) -> None:
         if not device.lost:

@@ -134,7 +134,7 @@ class Network:
         latency_s: of a message, one way.
         bandwidth_mib_s: of a driver's connection to one device, in MiB/s.
         overhead_s: seconds between two jobs of one device in which it does nothing although one waits.
-        patience_s: a device that takes no job for so long is given up.
+        patience_s: a job fails whose device is down for longer; after three in a row the device is given up.
     """
 
     latency_s: float = real(0.0, most=3600.0)

@@ -55,8 +55,8 @@ def toml_lines(table: Any, name: str) -> list[str]:
 def section(kind: Any, given: Mapping[str, Any], where: str, problems: list[str]) -> Any:
     """A dataclass from a table; what is wrong goes to `problems`, and the result is then not used.
 
-    Fields are numbers with the bounds of their metadata, texts (of `choices`, if there are any), tables whose default is a
-    dataclass, and lists of `tables` of a dataclass.
+    Fields are numbers with the bounds of their metadata, texts (of `choices`, if there are any), lists of texts, tables whose
+    default is a dataclass, and lists of `tables` of a dataclass.
     """
     known = {item.name: item for item in fields(kind)}
     for name in sorted(given.keys() - known.keys()):
@@ -93,6 +93,11 @@ def _tables(kind: Any, given: Any, where: str, problems: list[str]) -> tuple[Any
 
 def _value(item: Any, given: Any, place: str, problems: list[str]) -> Any:
     """A value of a field if it will do, else the field's own or 1."""
+    if item.type == "tuple[str, ...]":
+        if isinstance(given, list) and given and all(isinstance(text, str) for text in given):
+            return tuple(given)
+        problems.append(f"{place} is {given!r}, expected a list of texts")
+        return ()
     if item.type in ("str", "str | None"):
         return _text(item, given, place, problems)
     whole, most = item.type in ("int", "int | None"), item.metadata["most"]

@@ -1,0 +1,140 @@
+"""`dqk emulate`: an experiment on a fleet of quantum processors in virtual time."""
+
+from __future__ import annotations
+
+import sys
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from dqk.cli.output import print_json, stderr, stdout, table
+from dqk.errors import BackendUnavailableError, InvalidInputError
+
+_EXAMPLES = """
+Examples:
+
+  dqk emulate examples/fleets/hetero6.toml
+
+  dqk emulate examples/fleets/hetero6.toml --policy pull --policy hedged+variance --set experiment.shots=2000 --repeats 20
+
+  dqk emulate examples/fleets/hetero6.toml --sweep qpu.fast.count=1,2,4,8 -o scaling
+"""
+
+_SHORT = {
+    "makespan_s": "makespan s",
+    "utilisation": "used",
+    "queue_share": "others",
+    "idle_share": "idle",
+    "shots": "shots",
+    "price": "price",
+    "energy_kwh": "kWh",
+    "error": "error",
+    "weighted_error": "w. error",
+    "accuracy": "SVC",
+}
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command to the program."""
+    app.command(epilog=_EXAMPLES)(emulate)
+
+
+def emulate(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Experiment or fleet, TOML.")],
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="Folder of the report and tables (default: emulated/NAME).")
+    ] = None,
+    policy: Annotated[
+        list[str] | None, typer.Option(help="In place of the file's; several may be given, see the README.")
+    ] = None,
+    repeats: Annotated[int | None, typer.Option(help="Of everything that is drawn.", min=1)] = None,
+    seed: Annotated[int | None, typer.Option(help="Of everything that is drawn.", min=0)] = None,
+    change: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE, such as experiment.shots=2000.")] = None,
+    sweep: Annotated[list[str] | None, typer.Option(help="KEY=A,B,C: play every value through.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the table as one JSON document.")] = False,
+) -> None:
+    """Play policies through on a fleet of emulated QPUs, GPUs and CPUs: time, use, error and cost. Takes seconds."""
+    from dqk.qpu.emulate import emulate as play
+    from dqk.qpu.experiment import Experiment
+
+    changes: dict[str, Any] = dict(_pair(text, "--set") for text in change or ())
+    named = {"experiment.policies": policy or None, "experiment.repeats": repeats, "experiment.seed": seed}
+    changes |= {key: value for key, value in named.items() if value is not None}
+    swept = {
+        key: value if isinstance(value, list) else [value]
+        for key, value in (_pair(t, "--sweep", True) for t in sweep or ())
+    }
+    experiment = Experiment.read(file, changes, swept)
+    console = stderr()
+    with console.status("") as status:
+        results = play(experiment, lambda text: status.update(text))
+    folder = out or Path("emulated") / file.stem
+    written = _write(experiment, results, folder)
+    if json:
+        print_json({"files": [str(path) for path in written], "rows": [_document(row) for row in results.rows]})
+        return
+    _show(results)
+    for path in written:
+        stdout().print(f"written: {path}", markup=False, soft_wrap=True)
+
+
+def _pair(text: str, option: str, several: bool = False) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise InvalidInputError(f"{option} {text!r}, expected KEY=VALUE, such as experiment.shots=2000")
+    return key, _value(f"[{value}]" if several and not value.startswith("[") else value)
+
+
+def _value(text: str) -> Any:
+    """A value as TOML has it; what is none is a text, or texts between commas."""
+    try:
+        return tomllib.loads(f"x = {text}")["x"]
+    except tomllib.TOMLDecodeError:
+        if text.startswith("["):
+            return [_value(part.strip()) for part in text[1:-1].split(",")]
+        return text
+
+
+def _write(experiment: Any, results: Any, folder: Path) -> list[Path]:
+    from dqk.qpu._tables import write_parquet
+    from dqk.qpu.report import report
+
+    folder.mkdir(parents=True, exist_ok=True)
+    page, runs, jobs = folder / "report.html", folder / "runs.parquet", folder / "jobs.parquet"
+    page.write_text(report(experiment, results), encoding="utf-8")
+    try:
+        write_parquet(results, runs, jobs)
+    except BackendUnavailableError as error:
+        stderr().print(f"note: no tables are written: {error}", markup=False, soft_wrap=True)
+        return [page]
+    return [page, runs, jobs]
+
+
+def _document(row: Any) -> dict[str, Any]:
+    return {
+        "policy": row.policy,
+        "point": row.point,
+        "mean": row.mean,
+        "margin": row.margin,
+        "not_done": row.runs[0].not_done,
+    }
+
+
+def _show(results: Any) -> None:
+    from dqk.qpu.report import columns, label, shown
+
+    names = columns(results)
+    listed = table("policy", *(_SHORT.get(name, name) for name in names), numbers=tuple(_SHORT.values()))
+    for row in results.rows:
+        listed.add_row(label(row), *(shown(name, row) for name in names))
+    for column in listed.columns:
+        column.no_wrap = True
+    console = stdout()
+    if not sys.stdout.isatty():
+        console.width = 200  # lines of a file are not broken
+    console.print(listed)
+    for row in results.rows:
+        for why, count in row.runs[0].not_done.items():
+            console.print(f"not done by {label(row)}: {count:,} jobs, {why}", markup=False, soft_wrap=True)

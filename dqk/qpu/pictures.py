@@ -1,0 +1,200 @@
+"""Pictures of emulated runs, as PNG. matplotlib is imported only when one is drawn, and no window is ever opened."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from dqk.qpu.results import Results, Row, Run
+
+# Okabe and Ito's palette: told apart by anyone, with markers and line styles for grey.
+_COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000"]
+_MARKERS = ["o", "s", "^", "D", "v", "P", "X", "*"]
+_OURS, _OTHERS, _WASTE = "#0072B2", "#E69F00", "#D55E00"
+_MOST_LANES = 40
+_MOST_BARS = 4000
+
+
+def _figure(width: float, height: float) -> Any:
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _png(figure: Any) -> bytes:
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=110)
+    return picture.getvalue()
+
+
+def draw_makespans(rows: Sequence[Row]) -> bytes:
+    """Bars: how long each policy takes, with its confidence interval, and the devices' time in shares."""
+    from matplotlib.ticker import PercentFormatter
+
+    figure = _figure(11, 1.4 + 0.33 * len(rows))
+    left, right = figure.subplots(1, 2, sharey=True)
+    names, places = [row.policy for row in rows], np.arange(len(rows))
+    means = [row.mean["makespan_s"] for row in rows]
+    left.barh(places, means, xerr=[row.margin["makespan_s"] for row in rows], color=_OURS, capsize=3)
+    for place, row in enumerate(rows):
+        text = f"{row.mean['makespan_s']:.3g} s" + ("" if row.mean["done"] >= 1 else f", {row.mean['done']:.0%} done")
+        left.annotate(
+            text,
+            (means[place] + row.margin["makespan_s"], place),
+            (6, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=8,
+        )
+    left.set(yticks=places, xlabel="makespan (virtual seconds)", xlim=(0, 1.25 * max(means)))
+    left.set_yticklabels(names)
+    left.invert_yaxis()
+    begin = np.zeros(len(rows))
+    for name, label, colour in (
+        ("utilisation", "our jobs", _OURS),
+        ("queue_share", "others' jobs", _OTHERS),
+        ("down_share", "down", _WASTE),
+        ("idle_share", "idle", "#DDDDDD"),
+    ):
+        share = np.array([row.mean[name] for row in rows])
+        right.barh(places, share, left=begin, color=colour, label=label)
+        begin += share
+    right.set(xlabel="share of the devices' time", xlim=(0, 1))
+    right.xaxis.set_major_formatter(PercentFormatter(1.0))
+    figure.legend(*right.get_legend_handles_labels(), ncols=4, loc="outside upper right", frameon=False)
+    return _png(figure)
+
+
+def draw_gantt(run: Run) -> bytes:
+    """What each device did when; of many devices the first ones."""
+    from matplotlib.patches import Patch
+
+    lanes = min(len(run.devices), _MOST_LANES)
+    figure = _figure(11, 1.3 + 0.3 * lanes)
+    axes = figure.subplots()
+    bars: dict[tuple[int, str], list[tuple[float, float]]] = {}
+    drawn = 0
+    for outcome, _, _ in run.stages:
+        log = outcome.log
+        for job, device in enumerate(log.device):
+            if device >= lanes or drawn >= _MOST_BARS * lanes:
+                continue
+            drawn += 1
+            start, end = log.started[job], min(log.ended[job], run.figures["makespan_s"])
+            if start > log.taken[job]:
+                bars.setdefault((device, _OTHERS), []).append((log.taken[job], start - log.taken[job]))
+            if end > start:
+                bars.setdefault((device, _OURS if log.accepted[job] else _WASTE), []).append((start, end - start))
+    for (device, colour), spans in bars.items():
+        axes.broken_barh(spans, (device - 0.38, 0.76), facecolors=colour, edgecolor="white", linewidth=0.4)
+    for outcome, _, _ in run.stages[1:]:
+        axes.axvline(outcome.start, color="black", linewidth=0.8, linestyle=":")
+    axes.set(
+        xlabel="virtual seconds", yticks=range(lanes), ylim=(lanes - 0.5, -0.5), xlim=(0, run.figures["makespan_s"])
+    )
+    axes.set_yticklabels(run.devices[:lanes])
+    more = f", the first {lanes} of {len(run.devices)} devices" if lanes < len(run.devices) else ""
+    axes.set_title(f"{run.policy}{more}", loc="left", fontsize=10)
+    handles = [Patch(color=_OURS, label="our jobs"), Patch(color=_OTHERS, label="others' jobs before ours")]
+    handles += [Patch(color=_WASTE, label="failed, late or not used")]
+    axes.legend(handles=handles, ncols=3, loc="lower right", bbox_to_anchor=(1, 1), frameon=False, fontsize=8)
+    return _png(figure)
+
+
+def draw_scaling(results: Results, key: str) -> bytes:
+    """Makespan against the number of devices on double logarithmic axes, with the ideal line, and the speed-up's efficiency."""
+    figure = _figure(11, 4.2)
+    left, right = figure.subplots(1, 2)
+    for number, (policy, rows) in enumerate(_by_policy(results).items()):
+        x = np.array([len(row.runs[0].devices) for row in rows], float)
+        y = np.array([row.mean["makespan_s"] for row in rows])
+        style = {"color": _COLOURS[number % 8], "marker": _MARKERS[number % 8], "label": policy, "markersize": 5}
+        left.errorbar(x, y, yerr=[row.margin["makespan_s"] for row in rows], capsize=3, **style)
+        right.plot(x, y[0] * x[0] / (y * x), **style)
+        if not number:
+            left.plot(x, y[0] * x[0] / x, color="black", linestyle="--", linewidth=1, label="ideal")
+    left.set(xscale="log", yscale="log", xlabel=f"devices ({key})", ylabel="makespan (virtual seconds)")
+    right.set(xscale="log", xlabel=f"devices ({key})", ylabel="efficiency: speed-up over devices", ylim=(0, 1.1))
+    right.axhline(1.0, color="black", linestyle="--", linewidth=1)
+    left.legend(frameon=False, fontsize=8)
+    for axes in (left, right):
+        axes.grid(alpha=0.3, which="both", linewidth=0.5)
+    return _png(figure)
+
+
+def draw_sweep(results: Results, key: str, figures: Sequence[str]) -> bytes:
+    """Figures against the values of a swept key."""
+    shown = [name for name in figures if all(name in row.mean for row in results.rows)]
+    columns = min(3, len(shown))
+    figure = _figure(4.2 * columns, 3.6 * math.ceil(len(shown) / columns) + 0.4)
+    panels = np.atleast_1d(figure.subplots(math.ceil(len(shown) / columns), columns)).ravel()
+    for axes, name in zip(panels, shown, strict=False):
+        for number, (policy, rows) in enumerate(_by_policy(results).items()):
+            values = [row.point[key] for row in rows]
+            numeric = all(isinstance(value, int | float) for value in values)
+            x = values if numeric else range(len(values))
+            style = {"color": _COLOURS[number % 8], "marker": _MARKERS[number % 8], "markersize": 4, "capsize": 3}
+            axes.errorbar(
+                x, [row.mean[name] for row in rows], yerr=[row.margin[name] for row in rows], label=policy, **style
+            )
+            if not numeric:
+                axes.set_xticks(range(len(values)), [str(value) for value in values])
+            elif min(values) > 0 and max(values) >= 20 * min(values):
+                axes.set_xscale("log")
+        axes.set(xlabel=key, ylabel=f"{name} ({results.currency})" if name == "price" else name)
+        axes.set_ylim(bottom=0)
+        axes.grid(alpha=0.3)
+    for axes in panels[len(shown) :]:
+        axes.set_visible(False)
+    figure.legend(
+        *panels[0].get_legend_handles_labels(), ncols=4, loc="outside upper center", frameon=False, fontsize=8
+    )
+    return _png(figure)
+
+
+def draw_pareto(results: Results, cost: str) -> bytes:
+    """Error against cost, each policy and point a mark; what nothing else beats in both is joined by a line."""
+    rows = [row for row in results.rows if "error" in row.mean]
+    figure = _figure(9, 5.4)
+    axes = figure.subplots()
+    x, y = (np.array([row.mean[name] for row in rows]) for name in (cost, "error"))
+    names = list(dict.fromkeys(row.policy for row in rows))
+    for number, name in enumerate(names):
+        own = [k for k, row in enumerate(rows) if row.policy == name]
+        style = {
+            "color": _COLOURS[number % 8],
+            "fmt": _MARKERS[(number + number // 8) % 8],
+            "label": name,
+            "capsize": 2,
+        }
+        bars = [[rows[k].margin[figure_] for k in own] for figure_ in (cost, "error")]
+        axes.errorbar(x[own], y[own], xerr=bars[0], yerr=bars[1], markersize=6, **style)
+    front = pareto(x, y)
+    axes.step(x[front], y[front], where="post", color="black", linewidth=1, linestyle="--", label="front", zorder=0)
+    unit = results.currency if cost == "price" else "virtual seconds"
+    axes.set(xlabel=f"{cost} ({unit})", ylabel="relative error of the kernel matrix")
+    if x.min() > 0 and x.max() > 10 * x.min():
+        axes.set_xscale("log")
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))
+    return _png(figure)
+
+
+def pareto(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Numbers of the points that no other one beats in both, ascending in x."""
+    kept: list[int] = []
+    for k in np.lexsort((y, x)).tolist():
+        if not kept or y[k] < y[kept[-1]]:
+            kept.append(k)
+    return np.array(kept, int)
+
+
+def _by_policy(results: Results) -> dict[str, list[Row]]:
+    found: dict[str, list[Row]] = {}
+    for row in results.rows:
+        found.setdefault(row.policy, []).append(row)
+    return found

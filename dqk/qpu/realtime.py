@@ -1,0 +1,219 @@
+"""A fleet as services of this machine: the same jobs in real time and in virtual time, side by side.
+
+Choose `compare` to see how far a fleet's emulation can be trusted, `calibrated` to measure what this machine's network and services
+take beside the devices' own time. GPUs and CPUs of a fleet are no services; they are left out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import re
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from dqk._measure import Measurement, cut_jobs
+from dqk._pooled import OnPool
+from dqk.circuit import simplify_for_fidelity
+from dqk.errors import ClusterError, InvalidInputError
+from dqk.kernels.feature_maps import reuploading_feature_map
+from dqk.qpu._virtual import VirtualRun
+from dqk.qpu.client import QPUClient
+from dqk.qpu.fleet import QPU, Fleet, Network
+from dqk.qpu.models import JobKind, modelled, offer, seconds_of
+from dqk.qpu.pool import QPUPool
+from dqk.qpu.profile import Noise
+from dqk.scheduler import Demand, Plan, Policy, Strategy, strategy
+
+_START_S = 120.0
+_CIRCUIT = simplify_for_fidelity(reuploading_feature_map(2, layers=1).circuit).circuit
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A run in real time, and what virtual time makes of it.
+
+    Attributes:
+        real_s: makespan.
+        virtual_s: of the emulation.
+        real_used: share of the devices' time for which the services charged us.
+        virtual_used: the same in the emulation.
+    """
+
+    real_s: float
+    virtual_s: float
+    real_used: float
+    virtual_used: float
+
+    @property
+    def deviation(self) -> float:
+        """Of the virtual makespan, relative to the real one."""
+        return self.virtual_s / self.real_s - 1
+
+
+@contextlib.contextmanager
+def raised(fleet: Fleet) -> Iterator[list[str]]:
+    """URLs of a fleet's processors, each a service process of this machine until the block ends.
+
+    Raises:
+        ClusterError: if one does not start.
+    """
+    devices = [device for device in fleet.devices() if isinstance(device, QPU)]
+    if not devices:
+        raise InvalidInputError(f"fleet {fleet.name!r} has no [[qpu]], which is what can be a service")
+    with tempfile.TemporaryDirectory(prefix="dqk-fleet-") as folder, contextlib.ExitStack() as stack:
+        processes = [stack.enter_context(_service(device, Path(folder))) for device in devices]
+        timer = threading.Timer(_START_S, _end, [processes])
+        timer.start()
+        try:
+            urls = [process.stdout.readline().strip() for process in processes if process.stdout]
+        finally:
+            timer.cancel()
+        failed = [device.name for device, url in zip(devices, urls, strict=True) if not url.startswith("http")]
+        if failed:
+            raise ClusterError(f"services did not start: {', '.join(failed)}")
+        yield urls
+
+
+def _end(processes: Sequence[subprocess.Popen[str]]) -> None:
+    for process in processes:
+        process.kill()
+
+
+@contextlib.contextmanager
+def _service(device: QPU, folder: Path) -> Iterator[subprocess.Popen[str]]:
+    profile = folder / f"{device.name}.toml"
+    profile.write_text(device.profile().to_toml(), encoding="utf-8")
+    command = [
+        sys.executable,
+        "-m",
+        "dqk",
+        "qpu",
+        "serve",
+        f"--qubits={min(device.qubits, 20)}",
+        f"--profile={profile}",
+    ]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    try:
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
+
+
+def calibrated(devices: int = 1, jobs: int = 30, job_s: float = 0.05) -> Network:
+    """What jobs on this machine's services take beside the devices' own time: a way, and a pause between two jobs.
+
+    Args:
+        devices: services side by side; more of them get in each other's way.
+        jobs: to measure on each.
+        job_s: of the device, for each.
+    """
+    probe = QPU("probe", devices, qubits=2, job_s=job_s, shot_rate_hz=1e9, max_circuits_per_job=20)
+    fleet = Fleet(qpu=(probe,))
+    with raised(fleet) as urls:
+        alone = [_real(fleet, urls, 20, 1, strategy("pull"))[0] for _ in range(5)]
+        together = _real(fleet, urls, 20 * jobs * devices, 1, strategy("pull"))[0]
+    between = max(0.0, (together - min(alone)) / (jobs - 1) - job_s)
+    return Network(latency_s=max(0.0, (float(np.median(alone)) - job_s - between) / 2), overhead_s=between)
+
+
+def compare(fleet: Fleet, entries: int, shots: int, policy: str = "pull", network: Network | None = None) -> Comparison:
+    """The same jobs of a small circuit on a fleet's services and in virtual time.
+
+    Errors are left out, so that what the services simulate takes no longer than what they wait for; they matter for no time.
+
+    Args:
+        fleet: whose processors are used.
+        entries: to be measured.
+        shots: of each.
+        policy: of both runs.
+        network: of the emulation; None to measure it first, see `calibrated`.
+    """
+    network = calibrated(sum(kind.count for kind in fleet.qpu)) if network is None else network
+    quiet = replace(fleet, qpu=tuple(replace(q, noise=Noise()) for q in fleet.qpu), worker=(), network=network)
+    with raised(quiet) as urls:
+        ages = [_metric(url, "dqk_qpu_calibrated_seconds_ago") for url in urls]
+        real_s, real_used = _real(quiet, urls, entries, shots, strategy(policy))
+    virtual_s, virtual_used = _virtual(quiet, ages, entries, shots, strategy(policy))
+    return Comparison(real_s, virtual_s, real_used, virtual_used)
+
+
+def _metric(url: str, name: str) -> float:
+    text = QPUClient(url)._connection().get("/metrics").text
+    found = re.search(rf"^{name} (\S+)$", text, re.MULTILINE)
+    if found is None:
+        raise ClusterError(f"{url} has no metric {name}; is it a dqk QPU service of this version?")
+    return float(found[1])
+
+
+def _kinds(fleet: Fleet, entries: int, shots: int) -> tuple[list[JobKind], np.ndarray]:
+    rows = min(device.max_circuits_per_job for device in fleet.qpu)
+    sizes = [len(part) for part in cut_jobs(np.full(entries, shots), entries, rows)]
+    distinct = sorted(set(sizes))
+    kinds = [JobKind(_CIRCUIT.n_qubits, size, shots, 2 * _CIRCUIT.n_data) for size in distinct]
+    return kinds, np.array([distinct.index(size) for size in sizes])
+
+
+def _real(fleet: Fleet, urls: Sequence[str], entries: int, shots: int, how: Strategy) -> tuple[float, float]:
+    """Makespan, and the share of the devices' time that was charged."""
+    angles = np.random.default_rng(0).uniform(-1, 1, (2, entries, _CIRCUIT.n_data))
+    kinds, kind = _kinds(fleet, entries, shots)
+    before = sum(_metric(url, "dqk_qpu_seconds_total") for url in urls)
+    with QPUPool(urls) as pool:
+        workers = {pool.backend_of(worker.id): worker.id for worker in pool.workers()}
+        devices = zip(fleet.devices(), pool.names, strict=True)
+        offers = [
+            replace(offer(device, kinds, None), worker=workers[name]) for device, name in devices if name in workers
+        ]
+        measurement = Measurement(
+            pool.device,
+            _CIRCUIT,
+            np.zeros(0),
+            OnPool(pool),
+            seed=0,
+            placement=lambda jobs, counts: how.placement(Demand(kind), offers),
+            hedge=how.hedge,
+        )
+        began = time.monotonic()
+        measurement.frequencies(angles[0], angles[1], np.full(entries, shots))
+        seconds = time.monotonic() - began
+    charged = sum(_metric(url, "dqk_qpu_seconds_total") for url in urls) - before
+    return seconds, charged / (seconds * len(urls))
+
+
+def _virtual(fleet: Fleet, ages: Sequence[float], entries: int, shots: int, how: Strategy) -> tuple[float, float]:
+    kinds, kind = _kinds(fleet, entries, shots)
+    # The services' outages count from their start, which was before the run's.
+    devices = [
+        replace(device, outage=tuple(replace(o, start_s=o.start_s - age) for o in device.outage))
+        for device, age in zip(fleet.devices(), ages, strict=True)
+        if isinstance(device, QPU)
+    ]
+    models = [modelled(device, fleet.network, kinds, None) for device in devices]
+    offers = [offer(device, kinds, None) for device in devices]
+    seconds = np.array([one.seconds for one in offers]).mean(axis=0)[kind]
+    plan = Plan(np.stack([kind, kind], axis=1).astype(np.int32), seconds, 1)
+    policy = Policy(message_s=0.0, hedge=how.hedge, hang_factor=math.inf)
+    outcome = VirtualRun(models, plan, kind, policy, how.placement(Demand(kind), offers)).run()
+    log = outcome.log
+    charged = sum(
+        seconds_of(devices[device], kinds[kind[item]])
+        for device, item, worked, ended in zip(log.device, log.item, log.worked, log.ended, strict=True)
+        if worked and ended <= outcome.end
+    )
+    return outcome.end, charged / (outcome.end * len(devices))
