@@ -115,6 +115,22 @@ class Chain:
         return total
 
     @cached_property
+    def environments(self) -> int:
+        """Complex numbers in the environments of all bonds, and in what lies between them."""
+        total, left = 0, set[int]()
+        for site in self.sites:
+            everything = left | set(site.bond) | set(site.variables)
+            total += 2 ** (len(everything) + max(len(bond - self.physical) for bond in (left, set(site.bond))))
+            left = set(site.bond)
+        return total
+
+    @cached_property
+    def most_entries(self) -> int:
+        """Entries of all steps that make one tensor."""
+        steps, sites = self.program.steps, self.program.sites
+        return max(1 + int(steps[start:stop, 0].sum()) for start, stop, _ in sites)
+
+    @cached_property
     def program(self) -> Program:
         """The steps of encoding."""
         return _program(self)
