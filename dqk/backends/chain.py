@@ -70,22 +70,19 @@ class Chain:
         network: the circuit's factors.
         sites: the tensors, from left to right.
         groups: each site's factors.
+        bond: largest bond dimension between neighbouring qubits.
     """
 
     network: Network
     sites: tuple[Site, ...]
     groups: tuple[tuple[Factor, ...], ...]
+    bond: int
 
     @property
     def size(self) -> int:
         """Numbers in one sample's encoding."""
         last = self.sites[-1]
         return last.offset + 2 * 2 ** len(last.variables)
-
-    @property
-    def bond(self) -> int:
-        """Largest bond dimension."""
-        return int(2 ** max(len(site.bond) for site in self.sites))
 
     @cached_property
     def physical(self) -> frozenset[int]:
@@ -140,7 +137,9 @@ class Chain:
 def chain_of(circuit: Circuit) -> Chain:
     """The matrix-product structure of a circuit. Nothing of the size of a tensor is made."""
     found = network(circuit)
-    place = _clamped(found, _placed(found), circuit.n_qubits)
+    place = _placed(found)
+    width, hidden = _widths(found, place, circuit.n_qubits)
+    place = _clamped(place, width, hidden, circuit.n_qubits)
     used = sorted(set(place))
     groups = tuple(tuple(f for f, p in zip(found.factors, place, strict=True) if p == site) for site in used)
     first, last = _spans(found.factors, place)
@@ -151,7 +150,7 @@ def chain_of(circuit: Circuit) -> Chain:
         bond = sorted(v for v in first if first[v] <= site < last[v])
         sites.append(Site(tuple(kept), tuple(bond), offset))
         offset += 2 * 2 ** len(kept)
-    return Chain(found, tuple(sites), groups)
+    return Chain(found, tuple(sites), groups, 2 ** max((min(w, e) for w, e in zip(width, _beyond(width), strict=True)), default=0))
 
 
 def _spans(factors: Iterable[Factor], place: list[int]) -> tuple[dict[int, int], dict[int, int]]:
@@ -190,14 +189,23 @@ def _placed(found: Network) -> list[int]:
     return place
 
 
-def _clamped(found: Network, place: list[int], n: int) -> list[int]:
-    """The places, moved inward where a bond would have at least as many states as the qubits beyond it."""
+def _widths(found: Network, place: list[int], n: int) -> tuple[list[int], list[int]]:
+    """How many variables the bond right of each qubit carries, and how many of them are hidden."""
     first, last = _spans(found.factors, place)
-    width, hidden = np.zeros(n, int), np.zeros(n, int)  # of the bond right of each site
-    physical = set(found.physical)
+    width, hidden, physical = np.zeros(n - 1, int), np.zeros(n - 1, int), set(found.physical)
     for v in first:
         width[first[v] : last[v]] += 1
         hidden[first[v] : last[v]] += v not in physical
+    return width.tolist(), hidden.tolist()
+
+
+def _beyond(bonds: list[int]) -> list[int]:
+    """The smaller number of qubits on one side of each bond."""
+    return [min(k + 1, len(bonds) - k) for k in range(len(bonds))]
+
+
+def _clamped(place: list[int], width: list[int], hidden: list[int], n: int) -> list[int]:
+    """The places, moved inward where a bond would have at least as many states as the qubits beyond it."""
     left = max((k + 1 for k in range(n - 1) if width[k] >= k + 1 and hidden[k]), default=0)
     right = min((k for k in range(n - 1) if width[k] >= n - 1 - k and hidden[k]), default=n - 1)
     if left > right:

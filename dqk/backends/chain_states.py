@@ -22,7 +22,8 @@ from dqk.circuit import Circuit
 from dqk.errors import UnsupportedError
 
 _SAMPLES_PER_TASK = 64
-_WIDEST = 16  # variables at hand while a tensor is made
+WIDEST = 16
+"""Most variables at hand while a tensor is made."""
 _PLAIN_BYTES = 2**27  # of what torch keeps for the gradient of a tile
 _ENCODING_BYTES = 2**25  # of a block
 
@@ -40,8 +41,8 @@ class ChainStates:
 
     def __init__(self, circuit: Circuit, generated: bool):
         self.chain, self.generated = chain_of(circuit), generated
-        if self.chain.widest > _WIDEST:
-            raise UnsupportedError(too_large(circuit, self.chain))
+        if self.chain.widest > WIDEST:
+            raise UnsupportedError(_too_large(circuit, self.chain))
 
     @property
     def size(self) -> int:
@@ -162,11 +163,10 @@ def _numpy(dtype: torch.dtype) -> np.dtype:
     return np.dtype(np.float32 if dtype == torch.float32 else np.float64)
 
 
-def too_large(circuit: Circuit, chain: Chain) -> str:
+def _too_large(circuit: Circuit, chain: Chain) -> str:
     """Why an exact matrix-product state is refused, and what else there is."""
-    mib = 16 * 2**chain.widest / 2**20
     return (
-        f"exact matrix-product states of this circuit on {circuit.n_qubits} qubits need bonds of dimension {chain.bond} and tensors of "
-        f"2**{chain.widest} numbers, {mib:,.0f} MiB a sample; the limit is 2**{_WIDEST}. Use backend='statevector' (up to about 20 "
+        f"exact matrix-product states of this circuit on {circuit.n_qubits} qubits need bonds of dimension {chain.bond} and "
+        f"tensors of 2**{chain.widest} numbers, {16 * 2**chain.widest / 2**20:,.0f} MiB a sample; the limit is 2**{WIDEST}. Use backend='statevector' (up to about 20 "
         "qubits), truncate with MPSBackend(max_bond=...) or backend='mps:max_bond=32', use a GPU, or take fewer layers"
     )

@@ -20,7 +20,7 @@ from dqk._resources import require_memory
 from dqk.backends.arrays import contiguous, require_cpu
 from dqk.backends.base import Capabilities, EncodingBackend, Parallel
 from dqk.backends.chain import chain_of
-from dqk.backends.chain_states import ChainStates
+from dqk.backends.chain_states import WIDEST, ChainStates
 from dqk.backends.product import ProductStates
 from dqk.backends.truncated import TruncatedStates
 from dqk.circuit import Circuit, simplify_for_fidelity
@@ -241,8 +241,10 @@ class MPSBackend(EncodingBackend):
         return _known.get((circuit, self.max_bond, self.generated), lambda: self._make(circuit))
 
     def _make(self, circuit: Circuit) -> Any:
-        if self.max_bond is not None and chain_of(circuit).bond > self.max_bond:
-            return TruncatedStates(circuit, self.max_bond)
+        if self.max_bond is not None:
+            chain = chain_of(circuit)
+            if chain.bond > self.max_bond or chain.widest > WIDEST:
+                return TruncatedStates(circuit, self.max_bond)
         return ChainStates(circuit, self.generated)
 
 

@@ -59,10 +59,10 @@ class Overlap:
             symmetric: whether only panels that reach the diagonal or lie above it are needed.
 
         Returns:
-            Two arrays of shape (P lanes, Q lanes); what is not needed is undefined.
+            Two arrays of shape (P lanes, Q lanes); what is not needed is 0.
         """
         shape = len(rows) * self.lanes, len(columns) * self.lanes
-        values, exponents = np.empty(shape, self.dtype), np.empty(shape, self._whole)
+        values, exponents = np.zeros(shape, self.dtype), np.zeros(shape, self._whole)
         space = aligned((self.lanes, self.code.stride), self.dtype)
         powers, factors = (aligned((self.lanes, self.lanes), dtype) for dtype in (self._whole, self.dtype))
         arrays = rows, columns, space, self.table, values, exponents, powers, factors
