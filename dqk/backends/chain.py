@@ -140,17 +140,19 @@ def chain_of(circuit: Circuit) -> Chain:
     place = _placed(found)
     width, hidden = _widths(found, place, circuit.n_qubits)
     place = _clamped(place, width, hidden, circuit.n_qubits)
-    used = sorted(set(place))
-    groups = tuple(tuple(f for f, p in zip(found.factors, place, strict=True) if p == site) for site in used)
+    groups: dict[int, list[Factor]] = {}
+    for factor, where in zip(found.factors, place, strict=True):
+        groups.setdefault(where, []).append(factor)
     first, last = _spans(found.factors, place)
-    physical, sites, offset = set(found.physical), [], 0
-    for site, group in zip(used, groups, strict=True):
-        touched = {v for factor in group for v in factor.variables}
-        kept = sorted(v for v in touched if v in physical or first[v] < site or last[v] > site)
-        bond = sorted(v for v in first if first[v] <= site < last[v])
-        sites.append(Site(tuple(kept), tuple(bond), offset))
+    physical, sites, offset, bond = set(found.physical), [], 0, set[int]()
+    for where in sorted(groups):
+        touched = {v for factor in groups[where] for v in factor.variables}
+        kept = sorted(v for v in touched if v in physical or first[v] < where or last[v] > where)
+        bond = {v for v in bond | touched if last[v] > where}
+        sites.append(Site(tuple(kept), tuple(sorted(bond)), offset))
         offset += 2 * 2 ** len(kept)
-    return Chain(found, tuple(sites), groups, 2 ** max((min(w, e) for w, e in zip(width, _beyond(width), strict=True)), default=0))
+    largest = max((min(w, most) for w, most in zip(width, _beyond(width), strict=True)), default=0)
+    return Chain(found, tuple(sites), tuple(tuple(groups[where]) for where in sorted(groups)), 2**largest)
 
 
 def _spans(factors: Iterable[Factor], place: list[int]) -> tuple[dict[int, int], dict[int, int]]:
@@ -224,12 +226,14 @@ def _eliminations(site: Site, group: tuple[Factor, ...]) -> Iterable[tuple[set[i
 
 
 def _program(chain: Chain) -> Program:
-    steps, sites, scales = [], [], []
+    steps: list[tuple[int, ...]] = []
+    sites: list[tuple[int, int, int]] = []
+    scales: list[float] = []
     products: list[np.ndarray] = []
     coefficients: list[np.ndarray] = []
     n_products = n_coefficients = 0
     for site, group in zip(chain.sites, chain.groups, strict=True):
-        start, known = len(steps), ()
+        start, known = len(steps), tuple[int, ...]()
         for at_hand, factor, done in _eliminations(site, group):
             made = tuple(sorted((at_hand | set(factor.variables)) - done))
             bits = variable_bits((*made, *sorted(done)))

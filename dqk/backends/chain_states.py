@@ -119,7 +119,9 @@ class ChainStates:
         else:
             np.ldexp(2 * cotangent, (2 * exponents[:n, :m]).astype(np.int32), out=weights[:n, :m])
         found = code.vjp(rows, columns, weights)
-        first, second = (x.transpose(1, 0, 2).reshape(len(e), -1)[:, :k] for x, e, k in zip(found, (a, b), (n, m), strict=True))
+        first, second = (
+            x.transpose(1, 0, 2).reshape(len(e), -1)[:, :k] for x, e, k in zip(found, (a, b), (n, m), strict=True)
+        )
         return first, second
 
     def expectations(self, encoded: Tensor, words: tuple[str, ...]) -> Tensor:
@@ -167,6 +169,7 @@ def _too_large(circuit: Circuit, chain: Chain) -> str:
     """Why an exact matrix-product state is refused, and what else there is."""
     return (
         f"exact matrix-product states of this circuit on {circuit.n_qubits} qubits need bonds of dimension {chain.bond} and "
-        f"tensors of 2**{chain.widest} numbers, {16 * 2**chain.widest / 2**20:,.0f} MiB a sample; the limit is 2**{WIDEST}. Use backend='statevector' (up to about 20 "
-        "qubits), truncate with MPSBackend(max_bond=...) or backend='mps:max_bond=32', use a GPU, or take fewer layers"
+        f"tensors of 2**{chain.widest} numbers, {16 * 2**chain.widest / 2**20:,.0f} MiB a sample; the limit is 2**{WIDEST}. "
+        "Use backend='statevector' (up to about 20 qubits), truncate with MPSBackend(max_bond=...) or "
+        "backend='mps:max_bond=32', use a GPU, or take fewer layers"
     )

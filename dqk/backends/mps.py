@@ -149,7 +149,9 @@ class MPSBackend(EncodingBackend):
             return encoded, encoded
         number, states = self._states(circuit)
         dtype = contiguous(angles[:0]).dtype
-        require_memory((states.size + 1) * len(angles) * dtype.itemsize, f"{len(angles)} states of {states.size} numbers")
+        require_memory(
+            (states.size + 1) * len(angles) * dtype.itemsize, f"{len(angles)} states of {states.size} numbers"
+        )
         out = np.empty((states.size + 1, len(angles)), dtype)
         states.encode(angles, shared, out[:-1], parallel)
         out[-1] = number
@@ -256,5 +258,7 @@ def open_mps(options: str) -> MPSBackend:
     """
     name, _, value = options.partition("=")
     if name != "max_bond" or not value.isdecimal():
-        raise InvalidInputError(f"backend 'mps:{options}', expected mps or mps:max_bond=N with a whole number N above 0")
+        raise InvalidInputError(
+            f"backend 'mps:{options}', expected mps or mps:max_bond=N with a whole number N above 0"
+        )
     return MPSBackend(max_bond=int(value))

@@ -7,15 +7,13 @@ added up for each sample.
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import numpy as np
 import torch
 from torch import Tensor
 
 from dqk.backends.arrays import contiguous
 from dqk.backends.base import Parallel
-from dqk.circuit import GATES, Circuit, Gate
+from dqk.circuit import Circuit, Gate
 from dqk.errors import UnsupportedError
 
 _SWAP = np.eye(4, dtype=complex)[[0, 2, 1, 3]]
@@ -103,7 +101,7 @@ class TruncatedStates:
         """Expectation values of Pauli strings, shape (N, O); not differentiable."""
         if encoded.requires_grad:
             raise UnsupportedError(_no_gradient(self))
-        paulis = {"X": GATES["x"].matrix, "Y": np.array([[0, -1j], [1j, 0]]), "Z": np.diag([1, -1])}
+        paulis = {"X": np.array([[0, 1], [1, 0]]), "Y": np.array([[0, -1j], [1j, 0]]), "Z": np.diag([1, -1])}
         tensors, found = self._tensors(encoded.numpy()), []
         for word in words:
             environment = np.ones((encoded.shape[1], 1, 1), complex)
@@ -171,7 +169,7 @@ class _State:
             return gate.unitary()
         if operand.kind == "shared":
             return gate.unitary(float(self.shared[operand.column]))
-        values, vectors = np.linalg.eigh(gate.generator)
+        values, vectors = np.linalg.eigh(np.asarray(gate.generator))
         phases = np.exp(-1j * operand.value * self.angles[:, operand.column, None] * values)
         return (vectors * phases[:, None, :]) @ vectors.conj().T
 

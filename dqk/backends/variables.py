@@ -1,14 +1,16 @@
 """A circuit as a product of small tables over binary variables: the structure from which matrix-product states are cut.
 
-`psi(s) = sum over hidden variables of a product of factors`. A wire carries one variable at a time. A gate that mixes basis states
-puts a new one in its place; diagonal gates (RZ, CZ, RZZ, and after a change of basis CX, RXX, CRY and so on) only multiply the
-variables that are there, and SWAP and X only rename them. So a variable that several sites need is carried between them once, however
-many gates need it: a bond is a set of variables. That keeps a CNOT chain's bond equal to its physical index, for example.
+`psi(s) = sum over hidden variables of a product of factors`. A wire carries one variable at a time. A gate that mixes basis
+states puts a new one in its place; diagonal gates (RZ, CZ, RZZ, and after a change of basis CX, RXX, CRY and so on) only
+multiply the variables that are there, and SWAP and X only rename them. So a variable that several sites need is carried between
+them once, however many gates need it: a bond is a set of variables. That keeps a CNOT chain's bond equal to its physical index,
+for example.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -87,8 +89,9 @@ class _Builder:
         """Appends a gate."""
         if gate.name == "swap":
             i, j = gate.wires
-            for row in (self.at, self.pending, self.flipped):
-                row[i], row[j] = row[j], row[i]  # type: ignore[index]
+            self.at[i], self.at[j] = self.at[j], self.at[i]
+            self.pending[i], self.pending[j] = self.pending[j], self.pending[i]
+            self.flipped[i], self.flipped[j] = self.flipped[j], self.flipped[i]
         elif len(gate.wires) == 1:
             self._one(gate)
         elif gate.name in _BASES:
@@ -209,6 +212,7 @@ def _constant(table: np.ndarray) -> np.ndarray:
     return np.stack([table.astype(complex), zero, zero])
 
 
+@lru_cache(maxsize=32)
 def _tables(name: str) -> tuple[np.ndarray, float]:
     """A gate's constant, cosine and sine matrices, and the factor of its angle inside them."""
     if name == "cz":

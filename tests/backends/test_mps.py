@@ -29,6 +29,7 @@ from dqk.kernels.feature_maps import (
     reuploading_feature_map,
     zz_feature_map,
 )
+from tests.transfer_matrices import bsp_by_transfer_matrices
 
 REFERENCE, GENERATED, PLAIN = ReferenceBackend(), MPSBackend(), MPSBackend(generated=False)
 BOTH = pytest.mark.parametrize("backend", [GENERATED, PLAIN], ids=["generated", "plain"])
@@ -63,7 +64,9 @@ def random_chain(seed: int, n: int, layers: int, reach: int = 1) -> Circuit:
 
 
 def angles(circuit: Circuit, count: int, seed: int, width: float = 1.0) -> torch.Tensor:
-    return width * torch.randn(count, circuit.n_data, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return width * torch.randn(
+        count, circuit.n_data, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+    )
 
 
 # --- structure --------------------------------------------------------------------------------------------------------
@@ -146,7 +149,9 @@ def by_quimb(circuit: Circuit, row: np.ndarray) -> qtn.MatrixProductState:
     state = qtn.MPS_computational_state("0" * circuit.n_qubits, dtype="complex128")
     for gate in circuit.gates:
         angle = None if gate.operand is None or not gate.is_data else float(row[gate.operand.column])
-        state.gate_(gate.unitary(angle), gate.wires, contract="swap+split" if len(gate.wires) == 2 else True, cutoff=0.0)
+        state.gate_(
+            gate.unitary(angle), gate.wires, contract="swap+split" if len(gate.wires) == 2 else True, cutoff=0.0
+        )
     return state
 
 
@@ -168,32 +173,6 @@ def test_wide_circuits_against_quimb(circuit, width):
     assert expected.max() < -1
     for backend in (GENERATED, PLAIN):
         np.testing.assert_allclose(gram_of(backend, circuit, ax, ay).numpy(), expected, rtol=0, atol=1e-9)
-
-
-def bsp_by_transfer_matrices(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """log K of the BSP map, shape (N, M), by 2x2 transfer matrices.
-
-    After H, RZ(x), RY(x) a qubit is u; the chain turns the product into psi(s) = prod_j u_j(s_j xor s_{j-1}) exp(-i x_j z_j / 2)
-    with s_{-1} = 0 and z = (1, -1). So <psi(y)|psi(x)> is a product of matrices over s_{j-1}, s_j with the entries
-    u_j(s_j xor s_{j-1}) conj(v_j(...)) exp(-i (x_j - y_j) z / 2).
-    """
-
-    def qubit(a: np.ndarray) -> np.ndarray:
-        plus = np.stack([np.exp(-0.5j * a), np.exp(0.5j * a)]) / np.sqrt(2)
-        c, s = np.cos(a / 2), np.sin(a / 2)
-        return np.stack([c * plus[0] - s * plus[1], s * plus[0] + c * plus[1]])
-
-    u, v = qubit(x), qubit(y)
-    vector = np.zeros((2, len(x), len(y)), complex)
-    vector[0] = 1
-    log = np.zeros((len(x), len(y)))
-    for j in range(x.shape[1]):
-        p = u[:, :, None, j] * v[:, None, :, j].conj()
-        turn = np.exp(-0.5j * (x[:, None, j] - y[None, :, j]))
-        vector = np.stack([(vector[0] * p[0] + vector[1] * p[1]) * turn, (vector[0] * p[1] + vector[1] * p[0]) / turn])
-        size = np.abs(vector).max(axis=0)
-        vector, log = vector / size, log + np.log(size)
-    return 2 * (log + np.log(np.abs(vector.sum(axis=0))))
 
 
 def test_bsp_on_784_qubits_against_transfer_matrices():
@@ -257,7 +236,9 @@ def test_gradients_of_wide_circuits_are_finite_differences(feature_map):
 
 # --- limits -----------------------------------------------------------------------------------------------------------
 def test_too_large_a_bond_is_refused_with_the_numbers_and_the_way_out():
-    with pytest.raises(UnsupportedError, match=r"on 40 qubits need bonds of dimension 1048576.*MiB a sample.*max_bond") as e:
+    with pytest.raises(
+        UnsupportedError, match=r"on 40 qubits need bonds of dimension 1048576.*MiB a sample.*max_bond"
+    ) as e:
         FidelityKernel(zz_feature_map(40), backend="mps")(np.zeros((2, 40)))
     assert re.search("statevector.*GPU.*fewer layers", str(e.value))
 
@@ -279,7 +260,9 @@ def test_long_code_takes_the_plain_path():
 
 
 def test_shared_angles_and_products_stay_what_they_were():
-    circuit = Circuit(3, (Gate("ry", (0,), data(0)), Gate("cx", (0, 2)), Gate("rx", (2,), shared(0)), Gate("ry", (2,), data(1))), 2, 1)
+    circuit = Circuit(
+        3, (Gate("ry", (0,), data(0)), Gate("cx", (0, 2)), Gate("rx", (2,), shared(0)), Gate("ry", (2,), data(1))), 2, 1
+    )
     ax, w = angles(circuit, 6, 1), torch.tensor([0.7], dtype=torch.float64)
     torch.testing.assert_close(GENERATED.fidelity(circuit, ax, None, w), REFERENCE.fidelity(circuit, ax, None, w))
     assert GENERATED.encode(kept(qklstm_feature_map(3)), angles(kept(qklstm_feature_map(3)), 2, 1), w[:0]).dim() == 3

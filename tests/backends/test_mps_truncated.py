@@ -47,7 +47,9 @@ def test_bonds_that_fit_are_exact(max_bond):
     circuit = random_chain(2, 8, 3)
     ax, ay = angles(circuit, 5, 1), angles(circuit, 4, 2)
     backend = MPSBackend(max_bond=max_bond)
-    torch.testing.assert_close(backend.fidelity(circuit, ax, ay), REFERENCE.fidelity(circuit, ax, ay), rtol=0, atol=1e-12)
+    torch.testing.assert_close(
+        backend.fidelity(circuit, ax, ay), REFERENCE.fidelity(circuit, ax, ay), rtol=0, atol=1e-12
+    )
     assert backend.error_bound(circuit, ax, ay).max() < 1e-12
 
 

@@ -105,9 +105,7 @@ class Body:
         p = self.precision
         one = self.put(f"load {p.scalar}, ptr {self.pointer(base, at)}, align {p.bytes}")
         first = self.put(f"insertelement {p.vector} poison, {p.scalar} {one}, i64 0")
-        return self.put(
-            f"shufflevector {p.vector} {first}, {p.vector} poison, <{p.lanes} x i32> zeroinitializer"
-        )
+        return self.put(f"shufflevector {p.vector} {first}, {p.vector} poison, <{p.lanes} x i32> zeroinitializer")
 
     def negative(self, value: str) -> str:
         """Minus a vector."""
@@ -122,14 +120,14 @@ class Body:
         return self.put(f"fadd {self.precision.vector} {a}, {b}")
 
     def fused(self, a: str, b: str, c: str | None) -> str:
-        """a b + c, in one instruction where there is one; a b without c."""
+        """A b + c, in one instruction where there is one; a b without c."""
         if c is None:
             return self.multiply(a, b)
         v = self.precision.vector
         return self.put(f"call {v} @llvm.fmuladd.{self.precision.suffix}({v} {a}, {v} {b}, {v} {c})")
 
     def product(self, a: Complex, b: Complex, total: Complex | None, conjugate: bool = False) -> Complex:
-        """a b, or a times the conjugate of b, added to a total."""
+        """A b, or a times the conjugate of b, added to a total."""
         re, im = total if total else (None, None)
         b_im = self.negative(b[1]) if conjugate else b[1]
         re = self.fused(a[0], b[0], re)

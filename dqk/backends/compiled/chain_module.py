@@ -91,7 +91,10 @@ class Code:
             f"  %sj = getelementptr {p.scalar}, ptr %sg, i64 {p.lanes}",
             "  %wa = mul i64 %w, %width",
             f"  %ww = getelementptr {p.scalar}, ptr %v, i64 %wa",
-            *[f"  %s{n} = load {p.vector}, ptr %{at}, align {p.bytes}" for n, at in (("x", "se"), ("y", "si"), ("w", "ww"))],
+            *[
+                f"  %s{n} = load {p.vector}, ptr %{at}, align {p.bytes}"
+                for n, at in (("x", "se"), ("y", "si"), ("w", "ww"))
+            ],
             f"  %gx = fmul {p.vector} %sx, %sw",
             f"  %gy = fmul {p.vector} %sy, %sw",
             f"  store {p.vector} %gx, ptr %sg, align {p.bytes}",
@@ -163,7 +166,10 @@ class Code:
 
     def _clear(self) -> list[str]:
         p = self.precision
-        body = [*self._address("p", "%powers", "%z", p.lanes), f"  store {p.bits} zeroinitializer, ptr %p, align {p.bytes}"]
+        body = [
+            *self._address("p", "%powers", "%z", p.lanes),
+            f"  store {p.bits} zeroinitializer, ptr %p, align {p.bytes}",
+        ]
         return loop("z", str(p.lanes), body)
 
     def _tile(self, name: str, base: str) -> list[str]:

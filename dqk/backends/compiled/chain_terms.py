@@ -1,8 +1,8 @@
 """The products that move an environment over one site, as plain lists: what code is generated from.
 
 An environment is a table over the variables of a bond: those of the final state once, hidden ones of the row's state and hidden
-ones of the column's. Stage one multiplies by the row's tensor and adds over its hidden variables that end here; stage two multiplies
-by the conjugate of the column's tensor and adds over everything else that ends here.
+ones of the column's. Stage one multiplies by the row's tensor and adds over its hidden variables that end here; stage two
+multiplies by the conjugate of the column's tensor and adds over everything else that ends here.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ class Step:
 
 def steps_of(chain: Chain) -> list[Step]:
     """One step for each site."""
-    found, left = [], tuple[int, ...]()
+    found: list[Step] = []
+    left: tuple[int, ...] = ()
     for site in chain.sites:
         found.append(_step(chain.physical, left, site.variables, site.bond, is_first=not found))
         left = site.bond
