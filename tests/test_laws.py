@@ -12,17 +12,9 @@ import dqk.backends
 import dqk.kernels
 import dqk.testing
 from dqk.backends import Backend
-from dqk.circuit import simplify_for_fidelity
-from dqk.errors import UnsupportedError
 from dqk.kernels import Kernel, feature_maps
 from dqk.testing import BACKEND_LAWS, KERNEL_LAWS, SAMPLED_LAWS, Law, check_backend, check_kernel
 from tests.cases import BACKENDS, CIRCUITS, FEATURE_MAPS, KERNELS, ON_DEVICES, SAMPLED_BACKENDS, SAMPLED_CIRCUITS
-
-
-def supported(backend: str, circuit: str) -> bool:
-    """Whether a backend has to run a case: all of them do, but MPS has bond dimension 1."""
-    return backend != "mps" or simplify_for_fidelity(CIRCUITS[circuit]).circuit.is_product
-
 
 UNTILED = {"growing_keeps_full_tiles", "threads_do_not_matter"}
 NOT_NORMALISED = {"symmetric_positive_with_unit_diagonal", "diagonal_has_no_gradient"}
@@ -44,21 +36,11 @@ def law_id(law: Law) -> str:
 
 
 @pytest.mark.parametrize("law", BACKEND_LAWS, ids=law_id)
-@pytest.mark.parametrize(
-    ("backend", "circuit"), [pair for pair in ((b, c) for b in BACKENDS for c in CIRCUITS) if supported(*pair)]
-)
+@pytest.mark.parametrize("circuit", CIRCUITS)
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_backend(backend: str, circuit: str, law: Law) -> None:
     assert law.applies(BACKENDS[backend]), f"{backend} is exact, differentiable, gives expectations and encodes"
     law(BACKENDS[backend], CIRCUITS[circuit])
-
-
-@pytest.mark.parametrize(
-    ("backend", "circuit"), [pair for pair in ((b, c) for b in BACKENDS for c in CIRCUITS) if not supported(*pair)]
-)
-def test_backend_refuses(backend: str, circuit: str) -> None:
-    kept = simplify_for_fidelity(CIRCUITS[circuit]).circuit
-    with pytest.raises(UnsupportedError, match="use backend='statevector' or 'auto'"):
-        BACKENDS[backend].check_supported(kept)
 
 
 @pytest.mark.parametrize("circuit", SAMPLED_CIRCUITS)

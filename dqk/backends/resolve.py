@@ -88,9 +88,9 @@ def resolve(backend: str | Backend | Any, circuit: Circuit, device: str = "cpu")
 
     Args:
         backend: a backend object; a PennyLane device; the name of an installed backend (entry-point group `dqk.backends`);
-            a family and what it is to open, such as `pennylane:lightning.qubit` (group `dqk.backend_families`); or `auto`,
-            which takes `mps` where the simplified circuit is a product of one-qubit circuits and `statevector` for the rest, or
-            `custatevec` for samples on a GPU.
+            a family and what it is to open, such as `pennylane:lightning.qubit` or `mps:max_bond=16` (group
+            `dqk.backend_families`); or `auto`, which takes `mps` where the simplified circuit is a product of one-qubit
+            circuits and `statevector` for the rest, or `custatevec` for samples on a GPU.
         circuit: the circuit.
         device: type of the samples' device, for `auto`.
 
