@@ -11,23 +11,25 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 # Further arguments: PIP_ARGS for every `pip install` (such as the index of torch's CPU builds, which spare a machine
-# without a GPU some gigabytes), PYTEST_ARGS for pytest, DEMO_ARGS for the demo's training run, SOAK_ARGS for the kills.
+# without a GPU some gigabytes), PYTEST_ARGS for pytest, DEMO_ARGS for the demo's training run, SOAK_ARGS for the kills,
+# GPU_ARGS for the benchmark of a GPU.
 PIP_ARGS ?=
 PYTEST_ARGS ?=
 DEMO_ARGS ?=
 SOAK_ARGS ?=
-BENCHMARKS ?= benchmarks/gram.py benchmarks/qklstm_step.py benchmarks/store.py benchmarks/farming.py benchmarks/executors.py
+GPU_ARGS ?=
+BENCHMARKS ?= benchmarks/gram.py benchmarks/qklstm_step.py benchmarks/store.py benchmarks/farming.py benchmarks/executors.py benchmarks/structure.py
 
 comma := ,
 step = @printf '\n==> %s\n' "$(1)"
 pip_install = $(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt $(PIP_ARGS)
 
 # --- jobs ------------------------------------------------------------------------------------------------------------
-.PHONY: help demo test test-slurm slurm lint format bench soak clean distclean same-python
+.PHONY: help demo test test-device-suite test-slurm slurm lint format bench gpu-check soak clean distclean same-python
 
 help: ## list the commands
 	@printf 'usage: make COMMAND   (another interpreter: PYTHON=python3.12 make COMMAND)\n\n'
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.installed-dqk ## install, then train the QK-LSTM on the two sentences of the paper
 	$(call step,dqk train pos --preset table1 --seed 0)
@@ -54,6 +56,10 @@ slurm:
 	  apt-get -q update >/dev/null && DEBIAN_FRONTEND=noninteractive apt-get -q -y --no-install-recommends install \
 	    slurmctld slurmd slurm-client munge shellcheck >/dev/null; }
 
+test-device-suite: $(VENV)/.installed-dev ## run PennyLane's device tests on dqk.qpu and on lightning.qubit, and compare
+	$(call step,pl-device-test on dqk.qpu and on lightning.qubit)
+	@$(BIN)/python -m tests.qpu.device_suite
+
 lint: $(VENV)/.installed-dev ## ruff, mypy and the layer contracts
 	$(call step,ruff check)
 	@$(BIN)/python -m ruff check .
@@ -70,6 +76,13 @@ format: $(VENV)/.installed-dev ## rewrite the sources in the project's format
 
 bench: $(VENV)/.installed-bench ## measure dqk against other programs, in the same run
 	@for file in $(BENCHMARKS); do printf '\n==> %s\n' "$$file"; $(BIN)/python "$$file"; done
+
+gpu-check: ## on a machine with a GPU: its tests, then its benchmark (installs nothing; BIN names the environment)
+	@$(BIN)/python benchmarks/gpu.py --check
+	$(call step,tests on the GPU)
+	@$(BIN)/python -m pytest -m gpu tests/gpu $(PYTEST_ARGS)
+	$(call step,benchmarks/gpu.py)
+	@$(BIN)/python benchmarks/gpu.py --json auto $(GPU_ARGS)
 
 soak: $(VENV)/.installed-dev ## kill what writes to a store 200 times, at random, and check what is left (SOAK_ARGS)
 	@$(BIN)/python -m tests.soak $(SOAK_ARGS)

@@ -38,7 +38,9 @@ def services(count: int, profile: str) -> Iterator[list[str]]:
         timer = threading.Timer(120, lambda: [process.kill() for process in running])
         timer.start()
         try:
-            yield [process.stdout.readline().strip() for process in running if process.stdout]
+            urls = [process.stdout.readline().strip() for process in running if process.stdout]
+            timer.cancel()
+            yield urls
         finally:
             timer.cancel()
             for process in running:

@@ -91,7 +91,8 @@ def calibrate(told: Callable[[str], None] = lambda text: None) -> CostModel:
 def _with_backend(model: CostModel, name: str, dtype: torch.dtype) -> CostModel:
     entangled = [simplify_for_fidelity(reuploading_feature_map(n).circuit).circuit for n in _ENTANGLED]
     product = [simplify_for_fidelity(qklstm_feature_map(n).circuit).circuit for n in _PRODUCT]
-    for circuits in (entangled, product):
+    known = model.rates.get(f"{name}/{str(dtype).removeprefix('torch.')}")
+    for circuits in (product,) if known is not None and known.product else (entangled, product):
         try:
             backend = resolve(name, circuits[-1])
         except (BackendUnavailableError, UnsupportedError):

@@ -5,11 +5,14 @@ A backend is opened once for each name and process. An object travels nowhere: i
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import threading
 import time
 import weakref
 from collections.abc import Mapping
+from contextlib import nullcontext
 from functools import lru_cache, partial
 from typing import Any
 
@@ -19,7 +22,8 @@ from dqk._wire import pack
 from dqk.backends.resolve import resolve
 from dqk.backends.sampled import SampledBackend
 from dqk.circuit import Circuit
-from dqk.errors import UnsupportedError, cause
+from dqk.errors import InvalidInputError, UnsupportedError, cause
+from dqk.store.files import write_all
 
 _OBJECT = "object:"
 _objects: weakref.WeakValueDictionary[str, SampledBackend] = weakref.WeakValueDictionary()
@@ -51,6 +55,14 @@ def opened(name: str, circuit: Circuit) -> SampledBackend:
     return backend
 
 
+_locks: weakref.WeakKeyDictionary[SampledBackend, threading.Lock] = weakref.WeakKeyDictionary()
+
+
+def _alone(backend: SampledBackend) -> threading.Lock:
+    """Held by the one thread that uses a backend which is not made for more."""
+    return _locks.setdefault(backend, threading.Lock())
+
+
 @lru_cache(maxsize=64)
 def _circuit(text: str) -> Circuit:
     return Circuit.from_dict(json.loads(text))
@@ -59,8 +71,9 @@ def _circuit(text: str) -> Circuit:
 def run_entries(header: dict[str, Any], extra: Mapping[str, np.ndarray], arrays: Mapping[str, Any]) -> bytes:
     """Jobs for a device: `entries` holds (item, shots, seed, tag), the arrays `<item>.left` and `<item>.right` its angles.
 
-    Gives the frequencies of each item; what failed is listed with its cause. With a `log` the device's own name of a job is
-    added there before its result is waited for, so that it can be found again after a crash.
+    Gives the frequencies of each item; what failed is listed with its cause, and as uncharged if it costs nothing. With a
+    `log` the device's own name of a job is added there before its result is waited for, so that it can be found again after
+    a crash.
     """
     shipped = arrays[header["job"]]
     spec = json.loads(shipped["spec"].tobytes())
@@ -68,26 +81,33 @@ def run_entries(header: dict[str, Any], extra: Mapping[str, np.ndarray], arrays:
     backend = opened(header["backend"] or spec["backend"], circuit)
     values: dict[str, np.ndarray] = {}
     failed: list[tuple[int, str]] = []
+    uncharged: list[int] = []
     spans: list[tuple[str, int, float, float]] = []
     for item, shots, seed, tag in header["entries"]:
         began = time.time()
         told = partial(_note, header["log"], tag) if header.get("log") else None
         left, right = extra[f"{item}.left"], extra[f"{item}.right"]
         try:
-            values[str(item)] = backend.run(
-                circuit, left, right, shipped["shared"], shots, seed=seed, tag=tag, told=told
-            )
+            with nullcontext() if backend.parallel else _alone(backend):
+                values[str(item)] = backend.run(
+                    circuit, left, right, shipped["shared"], shots, seed=seed, tag=tag, told=told
+                )
         except Exception as error:
             failed.append((item, cause(error)))
+            if isinstance(error, InvalidInputError | UnsupportedError) or getattr(error, "charged", True) is False:
+                uncharged.append(item)
         spans.append(("measure", item, began, time.time()))
-    return pack({"failed": failed, "spans": spans}, values)
+    return pack({"failed": failed, "uncharged": uncharged, "spans": spans}, values)
 
 
 def _note(log: str, tag: str, job: str) -> None:
     line = json.dumps({"submitted": tag, "job": job}) + "\n"
-    descriptor = os.open(log, os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o644)
-    try:
-        os.write(descriptor, line.encode())
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    with contextlib.suppress(
+        OSError
+    ):  # a worker that does not see the driver's disk: the job is found by its tag, or not at all
+        descriptor = os.open(log, os.O_APPEND | os.O_WRONLY)
+        try:
+            write_all(descriptor, line.encode(), halfway="half_note")
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

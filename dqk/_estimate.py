@@ -160,12 +160,12 @@ def estimate(
         finished(rows, known)
 
     if plan is None or not count:
-        measurement.frequencies(left, right, None, stage, needed, first)
+        _elsewhere(measurement.frequencies(left, right, None, stage, needed, first), known, first)
         return known
     if plan.allocation != "variance":
-        known.shots[:] = _fixed(plan, entries)
+        known.shots[:] = _fixed(plan, entries, measurement.device.limits.max_shots)
         known.effective[:] = np.maximum(known.shots, 1)
-        measurement.frequencies(left, right, known.shots, stage, needed, first)
+        _elsewhere(measurement.frequencies(left, right, known.shots, stage, needed, first), known, first)
         return known
     each = plan.shots or pilot_shots(count, plan.total(count))
     # All of the pilot, also where tiles are there already: the second stage follows from it.
@@ -173,27 +173,39 @@ def estimate(
     pilot = measurement.frequencies(left, right, np.full(count, each), f"{stage}-pilot", asked)
     if asked is not None:
         return known
-    allocation = variance_driven(pilot, each, plan.total(count), _weights(plan, entries))
+    most = measurement.device.limits.max_shots
+    allocation = variance_driven(pilot, each, plan.total(count), _weights(plan, entries), most=most)
     known.shots[:] = each + allocation.shots
-    then = np.zeros(count)
+    then = np.full(count, np.nan)
 
     def second(rows: np.ndarray, found: np.ndarray) -> None:
         then[rows] = found
-        known.frequencies[:], known.effective[:] = allocation.combine(pilot, then)
+        mixed, effective = allocation.combine(pilot, np.where(np.isnan(then), 0.0, then))
+        known.frequencies[rows], known.effective[rows] = mixed[rows], effective[rows]
         finished(rows, known)
 
-    measurement.frequencies(left, right, allocation.shots, f"{stage}-rest", needed, second)
+    found = measurement.frequencies(left, right, allocation.shots, f"{stage}-rest", needed, second)
+    late = np.flatnonzero(np.isnan(then) & ~np.isnan(found))  # on ranks that do not drive
+    if len(late):
+        second(late, found[late])
     return known
 
 
-def _fixed(plan: ShotPlan, entries: Entries) -> int | np.ndarray:
+def _elsewhere(found: np.ndarray, known: Estimate, arrived: Any) -> None:
+    """On the ranks of an MPI job that do not drive, results come all at once."""
+    late = np.flatnonzero(np.isnan(known.frequencies) & ~np.isnan(found))
+    if len(late):
+        arrived(late, found[late])
+
+
+def _fixed(plan: ShotPlan, entries: Entries, most: int | None) -> int | np.ndarray:
     """Shots that follow from the plan alone."""
     count = len(entries)
     if plan.allocation == "uniform":
         return plan.per_entry(count)
     weights = _weights(plan, entries)
     assert weights is not None
-    return weighted(weights, plan.total(count)).shots
+    return weighted(weights, plan.total(count), most=most).shots
 
 
 def _weights(plan: ShotPlan, entries: Entries) -> np.ndarray | None:

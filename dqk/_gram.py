@@ -42,6 +42,8 @@ _NO_LOG = "log=True with shots: a relative frequency can be 0; take the logarith
 class _InlineEngine:
     """Evaluates in this process, on its threads."""
 
+    stores = False
+
     def __init__(self, progress: bool):
         self.progress = progress
 
@@ -49,13 +51,13 @@ class _InlineEngine:
         self, backend: str | Backend, circuit: Circuit, ax: Tensor, ay: Tensor | None, shared: Tensor, log: bool
     ) -> Tensor:
         """Tiled, see `dqk._tiled`."""
-        return tiled_fidelity(resolve(backend, circuit), circuit, ax, ay, shared, log, self.progress)
+        return tiled_fidelity(resolve(backend, circuit, ax.device.type), circuit, ax, ay, shared, log, self.progress)
 
     def expectations(
         self, backend: str | Backend, circuit: Circuit, ax: Tensor, observables: Sequence[str], shared: Tensor
     ) -> Tensor:
         """In blocks, so that memory holds one block of states at a time."""
-        resolved = resolve_expectations(backend, circuit)
+        resolved = resolve_expectations(backend, circuit, ax.device.type)
         side = resolved.tile_side(circuit, ax.dtype)
         parts = [autograd.expectations(resolved, circuit, part, observables, shared) for part in ax.split(side)]
         return torch.cat(parts)
@@ -76,6 +78,11 @@ class _PoolEngine:
         self.executor, self.observers, self.shots, self.seed = executor, observers, shots, seed
         self.destination, self.about = destination, about
         self.std_error: Tensor | None = None
+
+    @property
+    def stores(self) -> bool:
+        """Whether there is a destination."""
+        return self.destination is not None
 
     def fidelity(
         self, backend: str | Backend, circuit: Circuit, ax: Tensor, ay: Tensor | None, shared: Tensor, log: bool
@@ -117,6 +124,10 @@ def sampled_job_of(
     """What is to be measured by a device; None if the backend computes tiles, of which it can simulate shots itself."""
     fleet = executor.device if isinstance(executor, OnPool) else None
     if fleet is not None:
+        if backend != "auto":
+            raise InvalidInputError(
+                f"backend is {backend!r}, and the pool's workers are QPUs of their own; leave backend out, or the pool"
+            )
         device = fleet
     else:
         resolved = resolve(backend, circuit)
@@ -169,15 +180,15 @@ def gram(
     Args:
         kernel: any kernel; `kernel(X, Y)` is `gram(kernel, X, Y)`.
         X: samples, shape (N, d).
-        Y: samples, shape (M, d); None (or X itself) for the symmetric matrix, computed once and with a unit diagonal.
+        Y: samples, shape (M, d); None (or X itself) for the symmetric matrix, computed once and, for most kernels, with a unit
+            diagonal.
         executor: where tiles run. None or `inline`: the threads of this process. `processes`, `ray`: workers that are started
             when they are first used and end with this process. `mpi`: all ranks, each of which calls this function with the
             same arguments. An open `WorkerPool`, or any `concurrent.futures.Executor`.
         store: path of a zarr store (`K.zarr`) that receives the tiles as they are computed, or a `Destination`. What an existing
             store of the same problem holds is not computed again, also if it has fewer of the samples.
         progress: shows a progress bar on standard error; or an `Observer`, or several.
-        seed: of measured entries (a kernel with `shots`), a whole number from 0; None draws one. Devices that take no seed
-            measure anew each time.
+        seed: of measured entries (a kernel with `shots`), a whole number from 0; None draws one.
         log: gives the natural logarithm of K, which does not underflow on hundreds of qubits.
         return_std_error: gives K and its standard errors, for a kernel with `shots`; a store has them beside K.
 
@@ -194,10 +205,7 @@ def gram(
         StoreError: if the store is of another problem, damaged, in use, or cannot be written.
         TileError: if a tile fails on every try.
     """
-    if not isinstance(kernel, Kernel):
-        raise InvalidInputError(
-            f"kernel is {kernel!r}, expected a dqk kernel such as FidelityKernel(zz_feature_map(4))"
-        )
+    _check_kernel(kernel, executor, store)
     _check_sampling(kernel, seed, return_std_error, store)
     as_tensor = isinstance(X, Tensor) or isinstance(Y, Tensor)
     x, y = _samples(kernel, X, Y)
@@ -211,6 +219,17 @@ def gram(
     if store is not None:
         return found
     return _with_errors(np.asarray(found.numpy()), engine, return_std_error, np.asarray)
+
+
+def _check_kernel(kernel: Any, executor: Any, store: Any) -> None:
+    if not isinstance(kernel, Kernel):
+        raise InvalidInputError(
+            f"kernel is {kernel!r}, expected a dqk kernel such as FidelityKernel(zz_feature_map(4))"
+        )
+    if not kernel.runs_circuits and (executor not in (None, "inline") or store is not None):
+        raise UnsupportedError(
+            f"a {type(kernel).__name__} runs no circuits: it is a matrix product in this process; leave out executor and store"
+        )
 
 
 def _with_errors(values: Any, engine: Any, wanted: bool, convert: Callable[[Tensor], Any]) -> Any:
@@ -248,7 +267,19 @@ def _engine(kernel: Kernel, executor: Any, store: Any, progress: Any, seed: int 
         store = Destination(store)
     if store is not None and not isinstance(store, Destination):
         raise InvalidInputError(f"store is {store!r}, expected a path such as 'K.zarr' or a Destination")
-    return _PoolEngine(executor_of(executor), _observers(progress), shots, seed, store, str(kernel))
+    return _PoolEngine(
+        executor_of(executor, gpus_for(getattr(kernel, "backend", ""))),
+        _observers(progress),
+        shots,
+        seed,
+        store,
+        str(kernel),
+    )
+
+
+def engine_of(kernel: Kernel) -> Any:
+    """What evaluates a kernel by itself, for code that calls `kernel._matrix` many times."""
+    return _engine(kernel, None, None, False, None)
 
 
 def _observers(progress: bool | Observer | Sequence[Observer]) -> Sequence[Observer]:
@@ -291,14 +322,14 @@ class _Pools:
     def _forget(self) -> None:
         self._open, self._lock = {}, threading.Lock()  # the parent's
 
-    def get(self, executor: Any) -> WorkerPool:
-        """The open pool of an executor."""
-        key = executor if isinstance(executor, str) else id(executor)
+    def get(self, executor: Any, gpus: int = 0) -> WorkerPool:
+        """The open pool of an executor, whose workers on Ray take so many GPUs each."""
+        key = (executor, gpus) if isinstance(executor, str) else id(executor)
         with self._lock:
             if key in self._open and not self._open[key][1].opened:
                 del self._open[key]
             if key not in self._open:
-                pool = open_pool(executor)
+                pool = open_pool(executor, gpus=gpus)
                 pool.__enter__()
                 self._open[key] = executor, pool
             return self._open[key][1]
@@ -318,12 +349,12 @@ class _Kept:
 
     compares = False
 
-    def __init__(self, executor: Any):
-        self.executor = executor
+    def __init__(self, executor: Any, gpus: int):
+        self.executor, self.gpus = executor, gpus
 
     def everywhere(self, digest: str, drive: Callable[[WorkerPool], Arrays]) -> Arrays:
         """Runs in this process."""
-        pool = _pools.get(self.executor)
+        pool = _pools.get(self.executor, self.gpus)
         try:
             return OnPool(pool).everywhere(digest, drive)
         except ClusterError:
@@ -343,8 +374,13 @@ class _AllRanks:
         return run_everywhere(None, digest, drive)
 
 
-def executor_of(executor: Any) -> Executor:
-    """What a user names, as something that runs.
+def gpus_for(backend: str | Backend) -> int:
+    """GPUs that each worker needs for a backend that is named."""
+    return 1 if backend == "custatevec" else 0
+
+
+def executor_of(executor: Any, gpus: int = 0) -> Executor:
+    """What a user names, as something that runs; its workers on Ray take so many GPUs each.
 
     Raises:
         InvalidInputError: for an unknown name, another type, or a pool that is not open.
@@ -358,7 +394,7 @@ def executor_of(executor: Any) -> Executor:
     if executor == "mpi":
         return _AllRanks()
     open_pool(executor)  # refuses what it does not know, before anything is computed
-    return _Kept("inline" if executor is None else executor)
+    return _Kept("inline" if executor is None else executor, gpus)
 
 
 install_evaluator(gram)

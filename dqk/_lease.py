@@ -57,6 +57,11 @@ class Holder:
     @classmethod
     def this_process(cls) -> Holder:
         """The process that asks."""
+        return cls.of(os.getpid())
+
+    @classmethod
+    def of(cls, pid: int) -> Holder:
+        """A process of this machine that runs now."""
         boot_id, namespace = "", ""
         with contextlib.suppress(OSError):
             boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
@@ -65,8 +70,8 @@ class Holder:
             socket.gethostname(),
             boot_id,
             namespace,
-            os.getpid(),
-            _start_time(os.getpid()),
+            pid,
+            _start_time(pid),
             os.environ.get("SLURM_JOB_ID"),
             int(os.environ.get("SLURM_RESTART_COUNT") or 0),
             _now(),

@@ -6,6 +6,7 @@ job, and its seed, depend on the problem alone: not on the number of devices, no
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
@@ -15,18 +16,21 @@ from typing import Any
 
 import numpy as np
 
-from dqk._entries import named
+from dqk._entries import named, opened
 from dqk._pooled import Executor, digest_of, shipped
 from dqk._run import Observer, Work, run
 from dqk._wire import pack
 from dqk.backends.sampled import DeviceLimits, SampledBackend
 from dqk.circuit import Circuit
 from dqk.cluster import Arrays, WorkerPool
-from dqk.errors import BudgetError, UnsupportedError
+from dqk.errors import BudgetError, DQKError, UnsupportedError
 from dqk.scheduler import Placement, Plan, Policy
-from dqk.store.jobs import JobLog
+from dqk.store.jobs import JobLog, JobRecord
 
 _ROWS = 1024  # of a job, where the device sets no limit
+_MORE = (
+    "give a larger budget; where there is a store, it has what was measured, and --resume (resume=True) goes on with it"
+)
 _LEAST_S = 1e-4  # predicted for a row of which nothing is known
 
 
@@ -38,16 +42,21 @@ class Device:
         name: by which workers open the backend.
         limits: what a job may be.
         exact: whether it gives probabilities where no shots are asked for.
+        label: what stores and messages call it.
+        backend: the object that a name of this process stands for, so that it lives; None for a name that travels.
     """
 
     name: str
     limits: DeviceLimits
     exact: bool
+    label: str = ""
+    backend: SampledBackend | None = None
 
     @classmethod
     def of(cls, backend: SampledBackend, name: str | None) -> Device:
         """A backend, and the name that it was asked for by; None for an object, which stays in this process."""
-        return cls(named(backend) if name is None else name, backend.limits, backend.capabilities.exact)
+        own = named(backend) if name is None else name
+        return cls(own, backend.limits, backend.capabilities.exact, name or backend.name, None if name else backend)
 
 
 def job_rows(limits: DeviceLimits, wanted: int | None) -> int:
@@ -83,18 +92,17 @@ class Budget:
         seconds = limits.seconds(circuits, shots)
         if self.shots is not None and self.spent_shots + shots > self.shots:
             raise BudgetError(
-                f"the next job needs {shots:,} shots, and of {self.shots:,} {self.spent_shots:,} are spent; what is measured is "
-                "kept in a store: go on with a larger budget and --resume (resume=True)"
+                f"the next job needs {shots:,} shots, and of {self.shots:,} {self.spent_shots:,} are spent; {_MORE}"
             )
         if self.seconds is not None and self.spent_s + seconds > self.seconds:
             raise BudgetError(
                 f"the next job needs {seconds:.3g} s of the device, and of {self.seconds:g} s {self.spent_s:.3g} s are spent; "
-                "what is measured is kept in a store: go on with a larger budget and --resume (resume=True)"
+                + _MORE
             )
         self.note(shots, seconds)
 
     def note(self, shots: int, seconds: float, jobs: int = 1) -> None:
-        """Counts what was spent, by this run or an earlier one."""
+        """Counts what was spent, by this run or an earlier one; negative numbers give back."""
         self.spent_shots += shots
         self.spent_s += seconds
         self.jobs += jobs
@@ -173,6 +181,7 @@ class Measurement:
 
         def drive(pool: WorkerPool) -> Arrays:
             work.pool = pool
+            done.extend(work.recovered(pool))
             with shipped(pool, work.digest, work.arrays):
                 run(pool, work.plan, work, self._policy(), done, self.observers, placement)
             return {"found": found}
@@ -184,16 +193,21 @@ class Measurement:
     def _check(self, shots: np.ndarray | None) -> None:
         limits = self.device.limits
         if shots is None and not self.device.exact:
-            raise UnsupportedError(f"backend {self.device.name!r} measures: give shots=1000, say")
+            raise UnsupportedError(f"backend {self.device.label!r} measures: give shots=1000, say")
+        if self.budget.seconds is not None and not limits.seconds(1, 1):
+            raise UnsupportedError(
+                f"a budget of {self.budget.seconds:g} s, but {self.device.label!r} names no times; give a budget of shots instead"
+            )
         if shots is not None and len(shots) and limits.max_shots is not None and shots.max() > limits.max_shots:
             raise UnsupportedError(
-                f"{shots.max():,} shots for one circuit, {self.device.name!r} takes at most {limits.max_shots:,}"
+                f"{shots.max():,} shots for one circuit, {self.device.label!r} takes at most {limits.max_shots:,}; give fewer"
             )
 
     def _policy(self) -> Policy:
         limits = self.device.limits
         # Of a device that does not say how long it takes nobody knows when it is late.
-        hedge = not limits.priced and limits.seconds(1, 1) > 0 if self.hedge is None else self.hedge
+        free = self.budget.shots is None and self.budget.seconds is None
+        hedge = not limits.priced and limits.seconds(1, 1) > 0 and free if self.hedge is None else self.hedge
         return Policy(message_s=0.0, hedge=hedge, hang_factor=math.inf)
 
 
@@ -241,7 +255,7 @@ class _Jobs(Work):
         ]
         numbers = np.arange(len(jobs), dtype=np.int32)
         self.plan = Plan(np.stack([numbers, numbers], axis=1), np.array(seconds), m.job_rows)
-        self.again: dict[int, str] = {}  # open intents of an earlier run, by their tags
+        self.again: dict[int, JobRecord] = {}  # open intents of an earlier run
         self.tries: dict[int, int] = {}
 
     def known(self, needed: np.ndarray | None) -> list[int]:
@@ -255,8 +269,39 @@ class _Jobs(Work):
             elif needed is not None and not needed[rows].any():
                 done.append(item)
             elif record is not None:
-                self.again[item] = record.tag
+                self.again[item] = record
+                self.tries[item] = record.intents
         return done
+
+    def recovered(self, pool: WorkerPool) -> list[int]:
+        """Items whose jobs were submitted by an earlier run, found again where they were submitted: they cost nothing more.
+
+        Asked from this process, as it can where workers are its own threads; elsewhere such jobs are measured again.
+        """
+        m, found = self.measurement, []
+        if pool.name not in ("inline", "qpu"):
+            return []
+        here = {pool.backend_of(worker.id) or m.device.name for worker in pool.workers()}
+        for item, record in self.again.items():
+            if record.worker in here:
+                with contextlib.suppress(DQKError):  # unknown there, or failed: measured again
+                    frequencies = self._ask(item, record)
+                    if frequencies is not None and len(frequencies) == len(self.jobs[item]):
+                        m.log.result(self._key(item), frequencies)
+                        self._keep(item, frequencies)
+                        found.append(item)
+        return found
+
+    def _ask(self, item: int, record: JobRecord) -> np.ndarray | None:
+        """What a job gave that was submitted before, by the device's own name of it or by its tag."""
+        m, rows = self.measurement, self.jobs[item]
+        backend = opened(record.worker, m.circuit)
+        if record.device_job is not None:
+            return backend.attach(record.device_job)
+        if not backend.limits.recovers:
+            return None
+        left, right = self.left[rows], self.right[rows]
+        return backend.run(m.circuit, left, right, m.shared, record.shots, seed=self._seed(item), tag=record.tag)
 
     def task(self, worker: str, items: Sequence[int]) -> bytes:
         """Notes that these jobs are about to be submitted, and says what they are."""
@@ -271,18 +316,26 @@ class _Jobs(Work):
         return pack({"kind": "entries", "job": self.digest, **header}, angles)
 
     def _paid(self, item: int, worker: str, shots: int) -> str:
-        """The job's tag, once its shots are taken off the budget; no shots if the device knows the job from before a crash."""
+        """The job's tag, once its shots are taken off the budget."""
         m, rows = self.measurement, len(self.jobs[item])
-        before = self.again.pop(item, None)
-        if before is not None and m.device.limits.recovers:
-            return before
+        assert self.pool is not None
+        where = self.pool.backend_of(worker) or m.device.name
         tag = self._tag(item)
         self.tries[item] = self.tries.get(item, 0) + 1
         m.budget.spend(m.device.limits, rows, shots * rows)
-        m.log.intent(self._key(item), tag, shots, rows, worker)
+        m.log.intent(self._key(item), tag, shots, rows, where)
         for observer in m.observers:
             observer.submitted(rows, shots * rows, m.device.limits.seconds(rows, shots * rows))
         return tag
+
+    def refused(self, items: Collection[int], document: dict[str, Any]) -> None:
+        """Gives back the shots of jobs that the device did not run, or does not charge for."""
+        m = self.measurement
+        for item in set(items) & set(document.get("uncharged", ())):
+            shots, rows = self.shots[item], len(self.jobs[item])
+            if shots is not None:
+                m.budget.note(-shots * rows, -m.device.limits.seconds(rows, shots * rows), -1)
+                m.log.refund(self._key(item))
 
     def accept(self, items: Collection[int], document: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
         """Keeps the frequencies."""

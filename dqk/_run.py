@@ -48,6 +48,9 @@ class Work(abc.ABC):
     def accept(self, items: Collection[int], document: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
         """Keeps the results of these items, out of one task's document and arrays. Called once for each item."""
 
+    def refused(self, items: Collection[int], document: dict[str, Any]) -> None:  # noqa: B027  # most work has nothing to do
+        """These items failed on a worker, whose document may say more; they may be tried again."""
+
     def released(self) -> Sequence[int]:
         """Items that can be computed now and could not before: asked at the start and after every `accept`."""
         return ()
@@ -236,6 +239,8 @@ class _Loop:
         computed = tuple(item for item in items if item not in failed) if failed else items
         if computed:
             self._tell(scheduler.Done(worker, theirs, computed))
+        if failed:
+            self.work.refused(failed, document)
         for item, cause in failed.items():
             self._tell(scheduler.Failed(worker, theirs, (item,), cause))
         self.result = {}, {}

@@ -19,13 +19,13 @@ import torch
 from torch import Tensor
 
 from dqk._estimate import Entries, Estimate, SampledJob, estimate
-from dqk._measure import job_rows
+from dqk._measure import Budget, job_rows
 from dqk._pooled import Executor, digest_of
 from dqk._run import Observer
 from dqk._stored import Destination
 from dqk.backends.autograd import first_derivative_only
 from dqk.backends.shifts import WHICH, Jacobian, shift_terms
-from dqk.errors import UnsupportedError
+from dqk.errors import StoreError, UnsupportedError
 from dqk.scheduler import standard_error
 from dqk.store import Fingerprint, GramStore, StoredGram
 from dqk.store.files import DESCRIPTION, read_description
@@ -48,11 +48,12 @@ def sampled_fidelity(
 class _Sampled(torch.autograd.Function):
     @staticmethod
     def forward(ctx, job: SampledJob, executor: Executor, observers, ax: Tensor, ay: Tensor | None, shared: Tensor):
-        ctx.job, ctx.executor, ctx.symmetric = job, executor, ay is None
+        ctx.job, ctx.executor, ctx.symmetric, ctx.observers = job, executor, ay is None, observers
         ctx.save_for_backward(ax, ax if ay is None else ay, shared)
         entries = Entries(_array(ax), None if ay is None else _array(ay), _duplicates(job))
         measurement = job.measurement(executor, _array(shared), JobLog(None), observers)
         found = estimate(job, measurement, entries)
+        ctx.budget = measurement.budget
         spread = standard_error(found.frequencies, found.effective) if job.plan else np.zeros(len(entries))
         both = [entries.matrix(found.frequencies, 1.0), entries.matrix(spread, 0.0)]
         values, errors = (torch.from_numpy(matrix).to(ax) for matrix in both)
@@ -71,11 +72,18 @@ class _Sampled(torch.autograd.Function):
             weights = weights * (entries.rows != entries.columns)  # k(x, x) = 1 for every x
         kept = np.flatnonzero(weights)
         d_left, d_right, d_shared = slopes(
-            job, ctx.executor, entries.left[entries.rows[kept]], entries.right[entries.columns[kept]], _array(shared)
+            job,
+            ctx.executor,
+            entries.left[entries.rows[kept]],
+            entries.right[entries.columns[kept]],
+            _array(shared),
+            ctx.observers,
+            budget=ctx.budget,
         )
         found = [torch.zeros_like(angles) for angles in (ax, ay)]
         for total, slope, where in zip(found, (d_left, d_right), (entries.rows, entries.columns), strict=True):
-            total.index_add_(0, torch.from_numpy(where[kept]), torch.from_numpy(weights[kept, None] * slope).to(total))
+            part = torch.from_numpy(weights[kept, None] * slope).to(total)
+            total.index_add_(0, torch.from_numpy(where[kept]).to(total.device), part)
         d_angles = torch.from_numpy(weights[kept] @ d_shared).to(shared)
         dax, day = (found[0] + found[1], None) if ctx.symmetric else (found[0], found[1])
         return None, None, None, dax, day, d_angles
@@ -89,6 +97,7 @@ def slopes(
     shared: np.ndarray,
     observers: Sequence[Observer] = (),
     which: tuple[str, ...] = WHICH,
+    budget: Budget | None = None,
 ) -> Jacobian[np.ndarray]:
     """Derivatives of entries by all of their angles, by shift rules: all shifts of all entries go out together.
 
@@ -100,6 +109,7 @@ def slopes(
         shared: shape (A_s,).
         observers: of the run.
         which: derivatives that are wanted; the others are zero, and measured by nobody.
+        budget: that has to cover them, too; None for one of their own.
 
     Returns:
         dk/d(left) (P, A_d), dk/d(right) (P, A_d), dk/d(shared) (P, A_s).
@@ -108,6 +118,7 @@ def slopes(
     rows_left, rows_right = terms.shifted(left, right, shared)
     whole = SampledJob(job.device, terms.circuit, job.plan, job.seed)
     measurement = whole.measurement(executor, np.zeros(0), JobLog(None), observers)
+    measurement.budget = budget or measurement.budget
     shots = None
     if job.plan is not None:
         count = job.plan.shots or job.plan.per_entry(max(1, len(left)))
@@ -133,16 +144,20 @@ def stored_sampled(
         StoreError: if the store belongs to another problem, is damaged or in use, or cannot be written.
         BudgetError: if the budget does not cover all; what is measured stays.
     """
+    if executor.compares:
+        raise UnsupportedError(
+            "a measured matrix in a store, on all ranks of an MPI job: have one process measure it (leave out executor='mpi')"
+        )
     if destination.shard is not None:
         raise UnsupportedError(
             "shards of a measured matrix: let one process drive all devices (--qpu A --qpu B) instead"
         )
     cap = None if job.plan is None else job.plan.budget
-    job = _as_begun(job, Path(destination.path))
+    job = _as_begun(job, Path(destination.path), (len(ax), len(ax if ay is None else ay)))
     entries = Entries(_array(ax), None if ay is None else _array(ay), _duplicates(job))
     fingerprint = Fingerprint.of(
         job.circuit.to_dict(),
-        job.device.name,
+        job.device.label,
         entries.grid.side,
         _array(ax),
         None if ay is None else _array(ay),
@@ -150,9 +165,7 @@ def stored_sampled(
         shots=None if job.plan is None else job.plan.shots,
         seed=job.seed,
         about=about,
-        sampling=None
-        if job.plan is None
-        else {**job.plan.to_dict(), "rows": job_rows(job.device.limits, job.plan.max_circuits_per_job)},
+        sampling=_sampling(job),
     )
     opened = GramStore.open(destination.path, fingerprint, resume=destination.resume, take_over=destination.take_over)
     with opened as store:
@@ -160,19 +173,29 @@ def stored_sampled(
         measurement = job.measurement(executor, _array(shared), log, observers)
         measurement.budget.shots = cap
         for record in log.records.values():
-            seconds = record.intents * job.device.limits.seconds(record.rows, record.shots * record.rows)
+            seconds = (record.intents - record.refunds) * job.device.limits.seconds(
+                record.rows, record.shots * record.rows
+            )
             measurement.budget.note(record.spent, seconds, record.intents)
         writer = _Writer(entries, store, job.plan is not None)
         estimate(job, measurement, entries, writer.needed, writer.finished)
     return StoredGram(destination.path)
 
 
-def _as_begun(job: SampledJob, store: Path) -> SampledJob:
+def _as_begun(job: SampledJob, store: Path, shape: tuple[int, int]) -> SampledJob:
     """The job with the budget that a store was begun with, by which its shots were shared out; a larger one pays for the rest."""
     if job.plan is None or job.plan.budget is None or not (store / DESCRIPTION).exists():
         return job
-    known = (read_description(store).sampling or {}).get("budget")
-    if known is None or not known < job.plan.budget:
+    begun = read_description(store)
+    known = (begun.sampling or {}).get("budget")
+    if known is None:
+        return job
+    if (begun.n_rows, begun.n_columns) != shape:
+        raise StoreError(
+            f"{store} is of {begun.n_rows} x {begun.n_columns} samples, now there are {shape[0]} x {shape[1]}: shots that a budget "
+            "shared out do not grow with a matrix; choose another path, or give shots= alone"
+        )
+    if not known < job.plan.budget:
         return job
     return replace(job, plan=replace(job.plan, budget=known))
 
@@ -216,7 +239,8 @@ def _sampling(job: SampledJob) -> dict[str, Any] | None:
     """What values depend on beside shots and seed: jobs of another size have other seeds."""
     if job.plan is None:
         return None
-    return {**job.plan.to_dict(), "rows": job_rows(job.device.limits, job.plan.max_circuits_per_job)}
+    rows = job_rows(job.device.limits, job.plan.max_circuits_per_job)
+    return {**job.plan.to_dict(), "rows": rows, "seeded": job.device.limits.seeded}
 
 
 def _duplicates(job: SampledJob) -> str:

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from dqk._entries import run_entries
-from dqk._resources import cpu_threads, memory_bound, one_blas_thread
+from dqk._resources import cpu_threads, one_blas_thread
 from dqk._wire import pack, unpack
 from dqk.backends.base import EncodingBackend, mirror
 from dqk.backends.resolve import resolve
@@ -126,7 +126,7 @@ class _Job:
         """
         dtype = self.rows.dtype
         block = self.side * self.backend.encoding_bytes(self.circuit, dtype)
-        bound, in_flight = memory_bound(), cpu_threads() * self.backend.tile_bytes(self.circuit, dtype)
+        bound, in_flight = self.backend.memory_bound(), cpu_threads() * self.backend.tile_bytes(self.circuit, dtype)
         if bound < 2 * block + in_flight:
             needed = (2 * block + in_flight) // _MIB
             raise MemoryBoundError(

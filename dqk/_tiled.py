@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from dqk._progress import bar
-from dqk._resources import cpu_threads, memory_bound, one_blas_thread
+from dqk._resources import cpu_threads, one_blas_thread
 from dqk.backends import autograd
 from dqk.backends.base import Backend, EncodingBackend, mirror, without_diagonal
 from dqk.circuit import Circuit
@@ -46,22 +46,26 @@ def tiled_fidelity(
         whole = autograd.fidelity(backend, circuit, ax, ax if ay is None else ay, shared)
         whole = mirror(whole) if ay is None else whole
         return whole.log() if log else whole
-    result: Tensor = _Tiled.apply(_Job(backend, circuit, log, progress), ax, ay, shared)
+    result: Tensor = _Tiled.apply(_Job(backend, circuit, log, progress, ax.device.type == "cpu"), ax, ay, shared)
     return result
 
 
 @dataclass
 class _Job:
-    """One evaluation: what to compute, and how many blocks of states memory holds at once."""
+    """One evaluation: what to compute, and how many blocks of states memory holds at once.
+
+    Work on a GPU is queued by the calling thread, in the order of its stream; only tiles on their way to main memory have threads.
+    """
 
     backend: EncodingBackend
     circuit: Circuit
     log: bool
     progress: bool
+    threads: bool = True
     pool: ThreadPoolExecutor | None = field(init=False)
 
     def __post_init__(self) -> None:
-        self.pool = _pool() if self.backend.parallel_tiles and cpu_threads() > 1 else None
+        self.pool = _pool() if self.threads and self.backend.parallel_tiles and cpu_threads() > 1 else None
 
     def side(self, dtype: torch.dtype) -> int:
         return self.backend.tile_side(self.circuit, dtype)
@@ -71,7 +75,7 @@ class _Job:
         block = overhead * self.side(dtype) * self.backend.encoding_bytes(self.circuit, dtype)
         if wanted * block < _SMALL and "DQK_MEMORY_MIB" not in os.environ:
             return wanted
-        bound = memory_bound()
+        bound = self.backend.memory_bound()
         in_flight = (cpu_threads() if self.pool else 1) * self.backend.tile_bytes(self.circuit, dtype)
         fit = (bound - in_flight) // block
         if fit < 2:
@@ -151,6 +155,8 @@ class _Tiled(torch.autograd.Function):
         ax, ay, shared = ctx.saved_tensors
         with one_blas_thread():
             needs = ctx.needs_input_grad[1:]
+            if ctx.job.backend.capabilities.device == "cuda":
+                ctx.job.pool = None
             return None, *_backward(ctx.job, ax, None if ctx.symmetric else ay, shared, cotangent, needs)
 
 

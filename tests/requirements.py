@@ -44,6 +44,15 @@ def _shellcheck() -> str | None:
     return None if shutil.which("shellcheck") else "there is no shellcheck"
 
 
+def browser() -> str | None:
+    """A browser that shows pages without a screen."""
+    return next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chromium-browser"))), None)
+
+
+def _browser() -> str | None:
+    return None if browser() else "there is neither chromium nor google-chrome"
+
+
 def _fails(*command: str) -> str | None:
     """The last line that a command says if it does not succeed."""
     try:
@@ -57,6 +66,7 @@ MISSING: dict[str, Callable[[], str | None]] = {
     "ray": functools.cache(_ray),
     "mpi": functools.cache(_mpi),
     "slurm": functools.cache(_slurm),
+    "browser": functools.cache(_browser),
     "shellcheck": functools.cache(_shellcheck),
     "tmpfs": functools.cache(_tmpfs),  # may mount one in a mount namespace of its own
 }

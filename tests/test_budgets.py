@@ -18,9 +18,20 @@ MAX_FUNCTION_LINES = 60
 MAX_PUBLIC_NAMES = 20
 
 # Not loaded by `import dqk`: optional dependencies, and modules that would make it slow.
-NOT_IMPORTED = {"ray", "mpi4py", "cuquantum", "qiskit", "fastapi", "matplotlib", "pandas", "pennylane", "sklearn"}
+NOT_IMPORTED = {
+    "ray",
+    "mpi4py",
+    "cuquantum",
+    "qiskit",
+    "fastapi",
+    "matplotlib",
+    "pandas",
+    "pennylane",
+    "sklearn",
+    "triton",
+}
 # Imported only in files whose name starts with an underscore.
-OPTIONAL = {"ray", "mpi4py", "cuquantum", "qiskit", "pennylane", "cupy", "triton"}
+OPTIONAL = {"ray", "mpi4py", "cuquantum", "qiskit", "pennylane", "cupy", "triton", "sklearn"}
 
 per_source = pytest.mark.parametrize("source", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
 

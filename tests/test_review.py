@@ -90,9 +90,13 @@ def test_two_tensors_of_one_dimension_keep_their_graph():
     assert isinstance(kernel(x.detach().numpy(), y.detach().numpy()), float)
 
 
-def test_what_is_not_part_of_this_version_is_refused_as_such():
-    with pytest.raises(UnsupportedError, match="not part of this version"):
-        FidelityKernel(qklstm_feature_map(2), backend="custatevec")(np.zeros((2, 2)))
+def test_names_that_come_near_are_told_what_there_is():
+    for name, message in (
+        ("gpu", "did you mean 'custatevec'"),
+        ("qpu:here", "expected one such as http://127.0.0.1:8000"),
+    ):
+        with pytest.raises(InvalidInputError, match=message):
+            FidelityKernel(qklstm_feature_map(2), backend=name)(np.zeros((2, 2)))
 
 
 @pytest.mark.parametrize("case", ["kernel", "parameters", "qklstm"])

@@ -225,7 +225,7 @@ def test_a_crash_loses_no_job(plan, tmp_path) -> None:
     with InlinePool(1) as pool, pytest.raises(KeyboardInterrupt):
         gram(kernel, x, seed=2, store=path, progress=Stop(11), executor=pool)
     if plan.budget:
-        with pytest.raises(BudgetError, match="go on with a larger budget"):
+        with pytest.raises(BudgetError, match="give a larger budget"):
             gram(kernel, x, seed=2, store=path)
         kernel.shots = replace(plan, budget=2 * plan.budget)
     before, known = len(device.jobs), sum("result" in line for line in logs(path))

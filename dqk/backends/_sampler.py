@@ -84,6 +84,8 @@ class SamplerBackend(SampledBackend):
         InvalidInputError: if the sampler is none.
     """
 
+    parallel = True  # submission is guarded, waiting need not be
+
     def __init__(
         self,
         sampler: Any,

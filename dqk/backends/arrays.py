@@ -23,6 +23,6 @@ def require_cpu(name: str, angles: Tensor) -> None:
     """Raises UnsupportedError if samples for the backend of this name are not in main memory."""
     if angles.device.type != "cpu":
         raise UnsupportedError(
-            f"backend {name!r} runs on the CPU and the samples are on {angles.device}; move them with .cpu() or use "
-            "backend='reference', which runs on any torch device"
+            f"backend {name!r} runs on the CPU and the samples are on {angles.device}; use backend='custatevec', "
+            "which runs on GPUs, or move them with .cpu()"
         )

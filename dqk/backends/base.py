@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dqk._resources import memory_bound
 from dqk.backends.shifts import Jacobian, shift_terms
 from dqk.circuit import Circuit, simplify_for_fidelity
 from dqk.errors import InvalidInputError, UnsupportedError
@@ -282,6 +283,10 @@ class EncodingBackend(Backend):
     def encoding_bytes(self, circuit: Circuit, dtype: torch.dtype) -> int:
         """Memory of one sample's encoding and of what `prepare` adds to it."""
         return 4 * 2**circuit.n_qubits * dtype.itemsize
+
+    def memory_bound(self) -> int:
+        """Bytes that encoded blocks and tiles in flight may take, where this backend keeps them."""
+        return memory_bound()
 
     def prepare(self, encoded: Tensor) -> Tensor:
         """What `overlap` reads, made once per encoded block; the encoding itself unless a backend adds to it."""

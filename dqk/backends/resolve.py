@@ -14,7 +14,7 @@ from dqk.errors import InvalidInputError, UnsupportedError, unknown_name
 
 _GROUP = "dqk.backends"
 _FAMILIES = "dqk.backend_families"
-_PLANNED = {"custatevec", "cuda", "gpu"}
+_GPU = {"cuda", "cuquantum", "gpu"}
 
 
 @lru_cache(maxsize=1)
@@ -78,21 +78,21 @@ def _load(name: str) -> Backend:
         for point in entry_points(group=_FAMILIES, name=family):
             opened: Backend = point.load()(rest)
             return opened
-    if name in _PLANNED:
-        raise UnsupportedError(
-            f"backend {name!r} is not part of this version; it has {', '.join(sorted(available()))} and auto"
-        )
+    if name in _GPU:
+        raise InvalidInputError(f"unknown backend {name!r}; did you mean 'custatevec', the one that runs on GPUs?")
     raise unknown_name("backend", name, [*available(), "auto", *(f"{family}:..." for family in families())])
 
 
-def resolve(backend: str | Backend | Any, circuit: Circuit) -> Backend:
+def resolve(backend: str | Backend | Any, circuit: Circuit, device: str = "cpu") -> Backend:
     """The backend that computes this circuit's fidelities.
 
     Args:
         backend: a backend object; a PennyLane device; the name of an installed backend (entry-point group `dqk.backends`);
-            a family and what it is to open, such as `pennylane:lightning.qubit` (group `dqk.backend_families`); or `auto`,
-            which takes `mps` where the simplified circuit is a product of one-qubit circuits and `statevector` for the rest.
+            a family and what it is to open, such as `pennylane:lightning.qubit` or `mps:max_bond=16` (group
+            `dqk.backend_families`); or `auto`, which takes `mps` where the simplified circuit is a product of one-qubit
+            circuits and `statevector` for the rest, or `custatevec` for samples on a GPU.
         circuit: the circuit.
+        device: type of the samples' device, for `auto`.
 
     Returns:
         A backend that supports the simplified circuit.
@@ -100,16 +100,20 @@ def resolve(backend: str | Backend | Any, circuit: Circuit) -> Backend:
     Raises:
         InvalidInputError: for an unknown name or another type.
         UnsupportedError: if the backend cannot run the circuit.
+        BackendUnavailableError: if the backend needs a device or a package that is not there.
     """
     simplified = simplify_for_fidelity(circuit).circuit
-    found = _find(("mps" if simplified.is_product else "statevector") if backend == "auto" else backend)
+    if backend == "auto":
+        backend = "mps" if simplified.is_product else "statevector"
+        backend = "custatevec" if device == "cuda" else backend
+    found = _find(backend)
     found.check_supported(simplified)
     return found
 
 
-def resolve_expectations(backend: str | Backend | Any, circuit: Circuit) -> Backend:
-    """The backend that computes this circuit's expectation values; `auto` is `statevector`. See `resolve`."""
-    found = _find("statevector" if backend == "auto" else backend)
+def resolve_expectations(backend: str | Backend | Any, circuit: Circuit, device: str = "cpu") -> Backend:
+    """The backend that computes this circuit's expectation values; `auto` is `statevector` or `custatevec`. See `resolve`."""
+    found = _find(("custatevec" if device == "cuda" else "statevector") if backend == "auto" else backend)
     if not found.capabilities.expectations:
         raise UnsupportedError(f"backend {found.name!r} gives no expectation values; use 'statevector'")
     found.check_supported(circuit)  # whole: nothing cancels in an expectation value

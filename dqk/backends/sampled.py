@@ -74,6 +74,8 @@ class SampledBackend(Backend):
     that is None. K of one set of samples has a unit diagonal, which is not measured, and one value for (i, j) and (j, i).
     """
 
+    parallel: bool = False
+    """Whether several threads may call `run` at once."""
     default_shots: int | None = None
     """Measurements of an entry where the caller names no number."""
 
@@ -118,6 +120,9 @@ class SampledBackend(Backend):
     def tile_side(self, circuit: Circuit, dtype: torch.dtype) -> int:
         """Small: a tile is a unit of storage here, jobs are cut by the device's limit."""
         return SIDE
+
+    def close(self) -> None:  # noqa: B027  # most devices hold nothing open
+        """Lets go of connections; the next job opens them again."""
 
     def answers(self) -> bool:
         """Whether the device can be reached now."""

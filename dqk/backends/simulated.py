@@ -23,6 +23,7 @@ class SimulatedBackend(SampledBackend):
     """Probabilities from statevectors, and binomial counts of them."""
 
     name = "simulated"
+    parallel = True
     capabilities = Capabilities(exact=True, differentiable=True, expectations=False, max_qubits=20)
 
     def __init__(self) -> None:

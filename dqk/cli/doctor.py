@@ -84,6 +84,7 @@ def _found() -> dict[str, Any]:
         "blas": _blas(),
         "gpus": list(visible_gpus()),
         "torch_cuda": _torch_cuda(),
+        "cuda": _cuda(),
         "backends": _backends(),
         "executors": {"inline": {"available": True}, "processes": {"available": True}, "ray": _ray(), "mpi": _mpi()},
         "cost_model": {
@@ -109,6 +110,19 @@ def _torch_cuda() -> bool:
     import torch
 
     return bool(torch.cuda.is_available())
+
+
+def _cuda() -> dict[str, Any]:
+    """Driver, devices and packages of the GPU backend, and what it lacks."""
+    from dqk.backends import gpu
+
+    return {
+        "driver": gpu.driver_version(),
+        "torch_built_for": gpu.cuda_of_torch(),
+        "devices": gpu.devices(),
+        "packages": gpu.packages(),
+        "missing": gpu.missing(),
+    }
 
 
 def _backends() -> dict[str, dict[str, Any]]:
@@ -168,6 +182,13 @@ def _rows(found: dict[str, Any]) -> list[tuple[str, str]]:
             f"{', '.join(found['gpus']) or 'none'}; torch {'sees' if found['torch_cuda'] else 'sees no'} CUDA device",
         ),
     ]
+    cuda = found["cuda"]
+    rows.append(
+        ("NVIDIA driver", f"{cuda['driver'] or 'none'}; torch is built for CUDA {cuda['torch_built_for'] or 'none'}")
+    )
+    rows += [(f"GPU {d['uuid']}", f"{d['name']}, {d['memory_mib']:,} MiB") for d in cuda["devices"]]
+    packages = ", ".join(f"{name} {version}" for name, version in cuda["packages"].items())
+    rows.append(("cuQuantum", "; ".join(filter(None, [packages, cuda["missing"] and f"MISSING: {cuda['missing']}"]))))
     for kind in ("backends", "executors"):
         for name, about in found[kind].items():
             details = ", ".join(

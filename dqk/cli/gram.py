@@ -15,10 +15,11 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
+from dqk.cli.kernels import kernel_of
 from dqk.cli.measuring import Measuring, measured, price, report, show, use_tokens, with_measuring
 from dqk.cli.output import print_json, stderr, stdout, table
 from dqk.cli.pools import opened, serves
-from dqk.errors import InvalidInputError, unknown_name
+from dqk.errors import InvalidInputError
 
 _EXAMPLES = """
 Examples:
@@ -91,7 +92,7 @@ def gram(
             stderr().print(_NO_STORE)
         stack.enter_context(_stoppable(out, destination is not None))
         if executor != "mpi":
-            pool = stack.enter_context(measuring.pool(executor, workers))
+            pool = stack.enter_context(measuring.pool(executor, workers, backend))
         if measuring.dry_run:
             price(kernel, len(samples), None if others is None else len(others), pool, json)
             return
@@ -184,26 +185,14 @@ def _problem(
 ) -> tuple[Any, Any, Any]:
     """The kernel and its samples."""
     from dqk.data.samples import read_samples
-    from dqk.kernels import FidelityKernel
-    from dqk.kernels.feature_maps import FEATURE_MAPS
-    from dqk.training.config import LAYERED_MAPS
 
-    if name not in FEATURE_MAPS:
-        raise unknown_name("feature map", name, FEATURE_MAPS)
-    options: dict[str, Any] = {"bandwidth": bandwidth}
-    if layers is not None:
-        if name not in LAYERED_MAPS:
-            raise InvalidInputError(
-                f"--layers {layers} with --feature-map {name}; only {', '.join(LAYERED_MAPS)} have layers"
-            )
-        options[LAYERED_MAPS[name]] = layers
     samples = read_samples(x)
     others = None if y is None else read_samples(y)
     if others is not None and others.shape[1] != samples.shape[1]:
         raise InvalidInputError(
             f"{x} has {samples.shape[1]} columns and {y} {others.shape[1]}; expected the same features"
         )
-    return FidelityKernel(FEATURE_MAPS[name](samples.shape[1], **options), backend, shots), samples, others  # type: ignore[operator]
+    return kernel_of(samples.shape[1], name, layers, bandwidth, backend, shots), samples, others
 
 
 @contextlib.contextmanager

@@ -31,6 +31,8 @@ Examples:
 
   dqk launch slurm --nodes 2 --gpus-per-node 4 -- train pos --data train.conllu --out runs/t --distributed
 
+  dqk launch slurm --qpu heron -- gram X.npy -o K.zarr --backend qiskit:qrmi/heron --shots 1000
+
   dqk launch slurm --array 8 --time 30 -- gram X.npy -o K.zarr
 
 Warned before its time limit or preempted, a job saves its state, is queued again and goes on.
@@ -70,6 +72,12 @@ def slurm(
     requeue: Annotated[
         bool, typer.Option("--requeue/--no-requeue", help="Queue the job again after that, to go on.")
     ] = True,
+    qpu: Annotated[
+        str | None, typer.Option(help="The site's QPUs for the job, such as a,b (QRMI's SPANK plugin).")
+    ] = None,
+    emulated_qpus: Annotated[
+        Path | None, typer.Option(help="Fleet file whose QPUs run as services in the job; gram gets their --qpu.")
+    ] = None,
     run: Annotated[
         Path | None, typer.Option(help="Run folder, on a shared disk (default: a new one under runs/).")
     ] = None,
@@ -83,9 +91,8 @@ def slurm(
     from dqk.cluster.launchers.launch import script_of
 
     work = _payload(payload)
-    options = SlurmOptions(
-        nodes, gpus_per_node, tasks_per_node, cpus_per_task, time_limit, name, array, signal_seconds, requeue
-    )
+    resources = (nodes, gpus_per_node, tasks_per_node, cpus_per_task, time_limit, name, array, signal_seconds, requeue)
+    options = SlurmOptions(*resources, qpu, _fleet_file(emulated_qpus))
     known = Site() if site is None else Site.read(site)
     if dry_run:
         folder = free_folder(run, work)
@@ -146,6 +153,16 @@ def cancel(run: _RUN) -> None:
     job = _find(run)
     job.cancel()
     stderr().print(f"job {job.job} is being cancelled; what it was at can be gone on with by --resume", markup=False)
+
+
+def _fleet_file(file: Path | None) -> str | None:
+    """The name of a fleet file. What is wrong with it is said here and not by a job that has waited."""
+    if file is None:
+        return None
+    from dqk.qpu.fleet import Fleet
+
+    Fleet.read(file)
+    return str(file)
 
 
 def _find(run: Path) -> Any:

@@ -77,7 +77,7 @@ class Measuring:
 
         return ShotPlan(self.shots, **named)
 
-    def pool(self, executor: str, workers: int | None) -> Any:
+    def pool(self, executor: str, workers: int | None, backend: str) -> Any:
         """A pool of the processors that were named, or of the executor's workers.
 
         Raises:
@@ -86,7 +86,9 @@ class Measuring:
         if not self.qpu:
             if self.least_fidelity is not None:
                 raise InvalidInputError(f"--least-fidelity {self.least_fidelity} is for --qpu")
-            return opened(executor, workers)
+            from dqk._gram import gpus_for
+
+            return opened(executor, workers, gpus_for(backend))
         given = "" if executor == "inline" else f"--executor {executor}"
         given = given or ("" if workers is None else f"--workers {workers}")
         if given:
@@ -152,8 +154,10 @@ def price(kernel: Any, n: int, m: int | None, pool: Any, json: bool) -> None:
         raise InvalidInputError("--dry-run prices measurements: give --qpu URL and --shots, or a backend that measures")
     everything = job.plan.evaluate_duplicates == "all"
     circuits = n * m if m is not None else n * (n + 1) // 2 if everything else n * (n - 1) // 2
-    uniform = job.plan.allocation == "uniform"
-    shots = job.plan.per_entry(circuits) * circuits if uniform else job.plan.total(circuits)
+    uniform = job.plan.allocation != "variance"
+    entries, circuits = circuits, circuits if uniform else 2 * circuits  # a pilot, then the rest
+    each = job.plan.allocation == "uniform"
+    shots = job.plan.per_entry(entries) * entries if each else job.plan.total(entries)
     limits = job.device.limits
     jobs = -(-circuits // job_rows(limits, job.plan.max_circuits_per_job))
     document = {
@@ -162,6 +166,7 @@ def price(kernel: Any, n: int, m: int | None, pool: Any, json: bool) -> None:
         "gates": len(job.circuit.gates) * 2,
         "shots": shots,
         "jobs": jobs if uniform else None,
+        "about_jobs": jobs,
         "device_s": limits.seconds(circuits, shots, jobs),
         "price": limits.price(circuits, shots, jobs),
         "currency": limits.currency,
@@ -176,7 +181,9 @@ def _show(document: dict[str, Any]) -> None:
     shown.add_row("circuits", f"{document['circuits']:,}, of {document['gates']} gates")
     shown.add_row("shots", f"{document['shots']:,}")
     jobs = document["jobs"]
-    shown.add_row("jobs", f"{jobs:,}" if jobs is not None else "as the pilot decides: a few more than with equal shots")
+    shown.add_row(
+        "jobs", f"{jobs:,}" if jobs is not None else f"about {document['about_jobs']:,}, as the pilot decides"
+    )
     shown.add_row("time of the device", f"{document['device_s']:,.1f} s" if document["device_s"] else "not known")
     cost = f"{document['price']:,.2f} {document['currency']}".strip()
     shown.add_row("price", cost if document["price"] else "none that the device names")

@@ -30,11 +30,11 @@ def serves(workers: int | None) -> bool:
 
 
 @contextlib.contextmanager
-def opened(executor: str, workers: int | None) -> Iterator[Any]:
-    """The pool of an executor, open."""
+def opened(executor: str, workers: int | None, gpus: int = 0) -> Iterator[Any]:
+    """The pool of an executor, open; `gpus` are what each worker on Ray takes."""
     from dqk.cluster import open_pool
 
-    with open_pool(executor, workers) as pool:
+    with open_pool(executor, workers, gpus) as pool:
         if executor == "mpi" and len(pool.workers()) == 1:
             stderr().print(
                 "note: this is the only rank; `mpiexec -n 4 python -m mpi4py -m dqk ...` starts four", markup=False

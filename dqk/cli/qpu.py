@@ -1,4 +1,4 @@
-"""`dqk qpu`: a QPU service to test against."""
+"""`dqk qpu`: QPU services to test against, one or a fleet."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from dqk.cli import fleet, partition
 from dqk.cli.output import print_json, stderr
 
 app = typer.Typer(
@@ -65,3 +66,7 @@ def serve(
         )
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
+
+
+app.command(epilog=partition.EXAMPLES)(partition.partition)
+fleet.register(app)

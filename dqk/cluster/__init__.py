@@ -14,12 +14,13 @@ EXECUTORS = ("inline", "processes", "ray", "mpi")
 """Pools by the names that the command line uses."""
 
 
-def open_pool(executor: Any, workers: int | None = None) -> WorkerPool:
+def open_pool(executor: Any, workers: int | None = None, gpus: int = 0) -> WorkerPool:
     """The pool that a user names, not started yet.
 
     Args:
         executor: None or `inline`, `processes`, `ray`, `mpi`; a `WorkerPool`; or any `concurrent.futures.Executor`.
         workers: how many, or threads if `inline`; None for what the machine offers. The ranks of an MPI job are given.
+        gpus: that each worker on Ray takes; elsewhere workers get one each of those that there are.
 
     Raises:
         InvalidInputError: for an unknown name or another type.
@@ -39,7 +40,7 @@ def open_pool(executor: Any, workers: int | None = None) -> WorkerPool:
         case "ray":
             from dqk.cluster._ray import RayPool
 
-            return RayPool(workers)
+            return RayPool(workers, gpus_per_worker=gpus)
         case "mpi":
             from dqk.cluster._mpi import MPIPool
 

@@ -22,6 +22,7 @@ import numpy as np
 
 from dqk._resources import _cgroup_cpus, cpu_threads
 from dqk.cluster.base import Arrays, Buffer, Worker
+from dqk.cluster.resources import take_gpu
 from dqk.errors import BackendUnavailableError, ClusterError
 
 _RECORD = 4096  # bytes that each rank tells the others when they meet
@@ -126,6 +127,8 @@ class Session:
         self._require_same([record["problem"] for record in records])
         neighbours = [r for r in records if r["kernel"] == records[self.rank]["kernel"]]
         os.environ["DQK_NODE_WORKERS"] = str(len(neighbours))
+        before = [r for r in records[: self.rank] if r["kernel"] == records[self.rank]["kernel"]]
+        take_gpu(len(before), len(neighbours))
         slots = _slots(_cpu_mask(), [int(r["cpus"], 16) for r in neighbours])
         counts = self._exchange({"slots": slots})
         self.members = tuple(

@@ -17,7 +17,7 @@ from dqk._resources import cpu_threads
 from dqk.cluster._ray_session import ray_module, ray_session, session_of
 from dqk.cluster._ray_worker import RayWorker
 from dqk.cluster.base import Arrays, Done, Failed, Joined, Lost, PoolEvent, Worker, WorkerPool
-from dqk.cluster.resources import worker_environment
+from dqk.cluster.resources import same_gpu, worker_environment
 from dqk.errors import ClusterError, InvalidInputError
 
 _TEND_S = 1.0  # how often missing workers are looked for
@@ -246,7 +246,9 @@ class RayPool(WorkerPool):
 
     def _ask(self, crashes: int) -> None:
         self._started += 1
-        member = _Member(Worker(f"ray-{self._started}", self._slots), self._actor_class.remote(self._slots), crashes)
+        member = _Member(
+            Worker(f"ray-{self._started}", self._slots), self._actor_class.remote(self._slots, self._gpus > 0), crashes
+        )
         self._members[member.worker.id] = member
         self._calls[member.actor.hello.options(concurrency_group="orders").remote()] = _Call(member, "hello")
         self._watch(member)
@@ -312,8 +314,16 @@ class RayPool(WorkerPool):
                 for_good=True,
             )
             return
+        others = [(worker.id, worker.gpu) for worker in self.workers() if worker.node == answer["host"]]
+        if self._gpus >= 1 and (other := same_gpu(answer["gpu"], others)):
+            self._lost(
+                member,
+                f"has {answer['gpu']} of {answer['host']}, which {other} has as well; is CUDA_VISIBLE_DEVICES set for all workers?",
+                for_good=True,
+            )
+            return
         member.joined_at = time.monotonic()
-        member.worker = Worker(member.worker.id, self._slots, answer["host"])
+        member.worker = Worker(member.worker.id, self._slots, answer["host"], answer["gpu"] or "")
         self._crowds_changed.add(answer["host"])
         self._events.append(Joined(member.worker))
 

@@ -13,6 +13,7 @@ import numpy as np
 import dqk
 from dqk._task import run_task
 from dqk.cluster.base import Arrays
+from dqk.cluster.resources import own_gpu
 from dqk.errors import cause
 
 
@@ -23,7 +24,8 @@ class RayWorker:
     orders, numbered from 0: each is obeyed once and in its turn. They have a thread of their own, and `stay` has another one.
     """
 
-    def __init__(self, slots: int) -> None:
+    def __init__(self, slots: int, has_gpu: bool = False) -> None:
+        self._has_gpu = has_gpu
         self._gate = threading.BoundedSemaphore(slots)
         self._arrays: dict[str, Arrays] = {}
         self._obeyed = 0  # number of orders
@@ -32,7 +34,12 @@ class RayWorker:
 
     def hello(self) -> dict[str, Any]:
         """Who this worker is. The first call: it returns when the process runs and could import dqk."""
-        return {"pid": os.getpid(), "host": socket.gethostname(), "version": dqk.__version__}
+        return {
+            "pid": os.getpid(),
+            "host": socket.gethostname(),
+            "version": dqk.__version__,
+            "gpu": own_gpu() if self._has_gpu else None,
+        }
 
     def share_node(self, order: int, workers: int) -> None:
         """Says how many workers of the pool use this machine's memory."""

@@ -31,11 +31,13 @@ class Worker:
         id: its name, unique in the pool; a replacement of a dead worker has another one.
         slots: number of tasks that it runs at once.
         node: host on which it runs; empty if unknown.
+        gpu: UUID of the GPU that is its own; empty if it has none.
     """
 
     id: str
     slots: int = 1
     node: str = ""
+    gpu: str = ""
 
 
 @dataclass(frozen=True, slots=True)

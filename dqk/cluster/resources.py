@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from dqk._resources import cpu_threads
-from dqk.errors import InvalidInputError
+from dqk.errors import ClusterError, InvalidInputError
 
 _LIBRARY_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 
@@ -65,3 +67,48 @@ def worker_environment(rank: int, workers: int, threads: int) -> dict[str, str]:
     }
     gpus = visible_gpus()
     return {**environment, "CUDA_VISIBLE_DEVICES": gpus[rank % len(gpus)]} if gpus else environment
+
+
+def take_gpu(rank: int, workers: int) -> None:
+    """Narrows CUDA_VISIBLE_DEVICES of this process to one GPU, in turn, if several workers of a node see several.
+
+    Args:
+        rank: of this worker on its node, from 0.
+        workers: on this node.
+
+    Raises:
+        ClusterError: if CUDA is in use already, and with it a GPU that may be another worker's.
+    """
+    gpus = visible_gpus()
+    if workers < 2 or len(gpus) < 2:
+        return
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        raise ClusterError(
+            f"{workers} workers on this node see {len(gpus)} GPUs each, and CUDA is in use before they could share them out; start "
+            "them with one GPU each (srun --gpus-per-task=1, or CUDA_VISIBLE_DEVICES by local rank), or use CUDA later"
+        )
+    os.environ["CUDA_VISIBLE_DEVICES"] = gpus[rank % len(gpus)]
+
+
+def own_gpu() -> str | None:
+    """UUID of the GPU that this process computes on; None if it has none.
+
+    Raises:
+        ClusterError: if CUDA_VISIBLE_DEVICES names another one.
+    """
+    from dqk.backends import gpu
+
+    if not visible_gpus() or not (found := gpu.devices()):
+        return None
+    uuid, name = str(found[0]["uuid"]), visible_gpus()[0]
+    if name.startswith(("GPU-", "MIG-")) and not uuid.startswith(name):  # CUDA takes the beginning of a UUID, too
+        raise ClusterError(
+            f"CUDA_VISIBLE_DEVICES names {name}, and CUDA gives {uuid}: was CUDA in use before it was set?"
+        )
+    return uuid
+
+
+def same_gpu(uuid: str | None, others: Iterable[tuple[str, str | None]]) -> str | None:
+    """The first of some workers of one node, given by name and UUID, that has this GPU as well; None if there is none."""
+    return next((name for name, other in others if uuid is not None and other == uuid), None)

@@ -43,6 +43,8 @@ def why_not(cell: QKCell) -> str | None:
         return f"feature map {cell.feature_map.name!r} has no declared angles"
     if type(cell.backend) not in (MPSBackend, StatevectorBackend):
         return f"backend {cell.backend.name!r} has no compiled cell"
+    if isinstance(cell.backend, MPSBackend) and not cell.circuit.is_product:
+        return "backend 'mps' has a compiled cell for product states only"
     return None
 
 
@@ -159,7 +161,7 @@ class _AngleTable:
 def _product(circuit: Circuit, feature_map: FeatureMap, dtype: np.dtype) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
     """A circuit of one-qubit gates as `cell_product.Product` has it, and its angles."""
     from dqk.backends.compiled.product import MATRIX
-    from dqk.backends.mps import rotations
+    from dqk.backends.product import rotations
 
     table = _AngleTable(feature_map)
     rows, _, matrices = rotations(circuit, dtype)

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import binascii
 import contextlib
+import secrets
 from collections import defaultdict
 from collections.abc import AsyncIterator
 from typing import Annotated, Any, Literal
@@ -13,7 +14,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from fastapi import FastAPI, Header, Path, Query, Request, Security
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, PlainTextResponse
+from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
 from fastapi.security import HTTPBearer
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
@@ -27,8 +28,10 @@ from dqk.qpu.machine import Machine
 from dqk.qpu.metrics import metrics
 from dqk.qpu.profile import Profile
 from dqk.qpu.qasm import parse
+from dqk.qpu.status import PAGE_HEADERS, page, status
 
 _LONGEST_WAIT_S = 30.0
+_EXAMPLE = 'OPENQASM 3.0; include "stdgates.inc"; input float[64] x; qubit[1] q; ry(x) q[0];'
 _JobId = Annotated[str, Path(max_length=100)]
 
 
@@ -47,12 +50,27 @@ class Table(_Model):
 class JobRequest(_Model):
     """A circuit that runs once for each row of a table of its inputs."""
 
-    qasm: str = Field(description="OpenQASM 3 with `input float[64]` for what differs between rows")
-    parameters: Table | list[list[float]] | None = Field(default=None, description="one row for each circuit")
+    qasm: str = Field(
+        description="OpenQASM 3 with `input float[64]` for what differs between rows", examples=[_EXAMPLE]
+    )
+    parameters: Table | list[list[float]] | None = Field(
+        default=None, description="one row for each circuit", examples=[[[0.1], [0.2]]]
+    )
     shots: int = Field(ge=1, le=10**12)
     outcome: Literal["counts", "zeros"] = "counts"
     seed: int | None = Field(default=None, ge=0, lt=2**63)
     session: str | None = Field(default=None, pattern="^[0-9a-f]{1,64}$")
+
+
+class Error(BaseModel):
+    """Why a request was not served."""
+
+    error: str
+    message: str
+    line: int | None = None
+
+
+_REFUSALS: Any = {status: {"model": Error} for status in (400, 401, 404, 409, 413, 422, 429, 503, 504)}
 
 
 class Service:
@@ -72,7 +90,8 @@ class Service:
     def stop(self) -> None:
         """Stops the device, and answers everybody who waits."""
         self.machine.stop()
-        self.machine.join(timeout=2.0)
+        if self.machine.is_alive():
+            self.machine.join(timeout=2.0)
         for job in list(self._waiting):
             self._notify(job)
 
@@ -239,6 +258,14 @@ def create_app(service: Service, owners: dict[str, str]) -> Any:
     _add_routes(app, service)
     gate = Gate(app, owners, int(service.profile.limits.max_body_mib * 2**20), service.profile.failures)
 
+    @app.get("/", include_in_schema=False)
+    def _page() -> HTMLResponse:
+        return HTMLResponse(page(status(service)), headers=PAGE_HEADERS)
+
+    @app.get("/status")
+    def _status() -> dict[str, Any]:
+        return status(service)
+
     @app.get("/metrics", response_class=PlainTextResponse)
     def _metrics() -> str:
         return metrics(service.store, service.calibration(), service.profile, gate.answers)
@@ -263,7 +290,10 @@ def _add_error_handlers(app: FastAPI) -> None:
 
 
 def _add_routes(app: FastAPI, service: Service) -> None:
-    secured: Any = {"dependencies": [Security(HTTPBearer(auto_error=False, description="a token of the service"))]}
+    secured: Any = {
+        "dependencies": [Security(HTTPBearer(auto_error=False, description="a token of the service"))],
+        "responses": _REFUSALS,
+    }
 
     @app.get("/health")
     def health() -> dict[str, Any]:
@@ -278,14 +308,12 @@ def _add_routes(app: FastAPI, service: Service) -> None:
     async def calibration() -> dict[str, Any]:
         return service.calibration()
 
-    @app.post("/jobs", status_code=201, **secured)
+    @app.post("/jobs", status_code=201, **_with(secured, {200: {"description": "The key had this job before"}}))
     def submit(
         asked: JobRequest,
         request: Request,
         idempotency_key: Annotated[str | None, Header(pattern=r"^[!-~]{1,200}$")] = None,
     ) -> JSONResponse:
-        import secrets
-
         key = secrets.token_hex(16) if idempotency_key is None else idempotency_key
         status, is_new = service.submit(request.state.owner, key, asked)
         return JSONResponse(status, 201 if is_new else 200)
@@ -294,7 +322,7 @@ def _add_routes(app: FastAPI, service: Service) -> None:
     async def status(job: _JobId, request: Request) -> dict[str, Any]:
         return service.store.status(request.state.owner, job)
 
-    @app.get("/jobs/{job}/result", **secured)
+    @app.get("/jobs/{job}/result", **_with(secured, {202: {"description": "It has not ended yet"}}))
     async def result(
         job: _JobId, request: Request, wait: Annotated[float, Query(ge=0, le=_LONGEST_WAIT_S)] = 0.0
     ) -> JSONResponse:
@@ -316,3 +344,7 @@ def _add_routes(app: FastAPI, service: Service) -> None:
     async def close_session(session: _JobId, request: Request) -> dict[str, Any]:
         service.store.close_session(request.state.owner, session)
         return {"session": session}
+
+
+def _with(options: dict[str, Any], responses: dict[int | str, Any]) -> dict[str, Any]:
+    return {**options, "responses": {**options["responses"], **responses}}

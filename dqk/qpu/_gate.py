@@ -12,7 +12,7 @@ from typing import Any
 
 from dqk.qpu.profile import Failures
 
-_OPEN_PATHS = {"/health", "/metrics", "/openapi.json"}
+_OPEN_PATHS = {"/", "/status", "/health", "/metrics", "/openapi.json"}
 _Send = Callable[[dict[str, Any]], Awaitable[None]]
 _Receive = Callable[[], Awaitable[dict[str, Any]]]
 

@@ -45,13 +45,12 @@ def serve(
         ClusterError: if the address is taken.
     """
     try:
-        import uvicorn
+        import uvicorn  # noqa: F401
 
-        from dqk.qpu._api import Service, create_app
+        from dqk.qpu._api import Service
     except ImportError as error:
         raise BackendUnavailableError(f"the QPU service needs {error.name}: pip install 'dqk[qpu]'") from error
     from dqk.qpu import _simulate
-    from dqk.qpu._gate import owners_of
 
     _check_width(n_qubits, profile, _simulate)
     tokens = _tokens(token_file)
@@ -69,12 +68,24 @@ def serve(
         note(f"{store.interrupted} interrupted job(s) will run again")
     _simulate.warm_up(profile.noise)
     service = Service(store, profile, n_qubits)
+    try:
+        _run(service, tokens, listener, lambda: ready(_url(host, listener)))
+    finally:
+        service.stop()
+        store.close()
+
+
+def _run(service: Any, tokens: list[str], listener: socket.socket, ready: Callable[[], None]) -> None:
+    import uvicorn
+
+    from dqk.qpu._api import create_app
+    from dqk.qpu._gate import owners_of
 
     class Server(uvicorn.Server):
         async def startup(self, sockets: Any = None) -> None:
             await super().startup(sockets)
             if self.started:
-                ready(_url(host, listener))
+                ready()
 
     config = uvicorn.Config(
         create_app(service, owners_of(tokens)),
@@ -84,11 +95,7 @@ def serve(
         timeout_keep_alive=75,
         timeout_graceful_shutdown=1,
     )
-    try:
-        Server(config).run(sockets=[listener])
-    finally:
-        service.stop()
-        store.close()
+    Server(config).run(sockets=[listener])
 
 
 def _check_width(n_qubits: int, profile: Profile, simulate: Any) -> None:

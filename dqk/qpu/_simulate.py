@@ -18,7 +18,7 @@ from dqk.qpu.qasm import Program
 MAX_QUBITS = 20
 MAX_MIXED_QUBITS = 10
 _CHUNK_BYTES = 128 * 2**20
-_OPERATIONS = {
+OPERATIONS = {
     "h": "Hadamard",
     "x": "PauliX",
     "cx": "CNOT",
@@ -107,7 +107,7 @@ def _mixed(circuit: Circuit, angles: np.ndarray, noise: Noise) -> np.ndarray:
             parameters = [gate.operand.value * angles[:, gate.operand.column]]
         else:
             parameters = [gate.operand.value]
-        operations.append(getattr(qml, _OPERATIONS[gate.name])(*parameters, wires=gate.wires))
+        operations.append(getattr(qml, OPERATIONS[gate.name])(*parameters, wires=gate.wires))
         probability = noise.depolarising_1q if len(gate.wires) == 1 else noise.depolarising_2q
         if probability > 0:
             operations += [qml.DepolarizingChannel(probability, wires=wire) for wire in gate.wires]

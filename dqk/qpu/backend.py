@@ -31,6 +31,7 @@ class QPUBackend(SampledBackend):
     """
 
     name = "qpu"
+    parallel = True
 
     def __init__(self, url: str, token: str | None = None, timeout_s: float = 30.0):
         self._token = token
@@ -40,7 +41,8 @@ class QPUBackend(SampledBackend):
     def _asked(self) -> QPULimits:
         """What the service says at first contact, for which nobody should wait long: the URL may be wrong."""
         patience_s = min(_FIRST_CONTACT_S, self.client.timeout_s)
-        return QPUClient(self.client.url, self._token, patience_s).limits
+        with QPUClient(self.client.url, self._token, patience_s) as client:
+            return client.limits
 
     @cached_property
     def capabilities(self) -> Capabilities:  # type: ignore[override]  # asks the service
@@ -102,10 +104,15 @@ class QPUBackend(SampledBackend):
             told(job)
         return np.asarray(self.client.result(job).zeros / shots)
 
+    def close(self) -> None:
+        """See `SampledBackend.close`."""
+        self.client.close()
+
     def answers(self) -> bool:
-        """Whether the service says so within two seconds."""
+        """Whether the service says so within five seconds."""
         try:
-            QPUClient(self.client.url, self._token, timeout_s=2.0).limits  # noqa: B018  # asks
+            with QPUClient(self.client.url, self._token, timeout_s=_FIRST_CONTACT_S) as client:
+                client.limits  # noqa: B018  # asks
         except QPUError:
             return False
         return True

@@ -147,7 +147,9 @@ class QPUClient:
             status = _record(JobStatus, answer)
             if status.finished:
                 reason = f": {status.error}" if status.error else ""
-                raise QPUError(f"job {job} on {self.url} {_ENDED[status.state]}{reason}")
+                error = QPUError(f"job {job} on {self.url} {_ENDED[status.state]}{reason}")
+                error.charged = False
+                raise error
             if deadline is not None and time.monotonic() >= deadline:
                 ahead = f", with {status.position} jobs before it" if status.position else ""
                 raise QPUError(
@@ -176,6 +178,10 @@ class QPUClient:
             self._kept[1].close()
         self._kept = None
 
+    def __del__(self) -> None:
+        if hasattr(self, "_kept"):  # else it was refused
+            self.close()
+
     def __enter__(self) -> QPUClient:
         return self
 
@@ -190,7 +196,17 @@ class QPUClient:
                 local = httpx.URL(self.url).host in ("127.0.0.1", "localhost", "::1")
             except httpx.InvalidURL as error:
                 raise InvalidInputError(f"{self.url!r} is no URL: {error}") from error
-            self._kept = os.getpid(), httpx.Client(base_url=self.url, headers=headers, trust_env=not local)
+            self._kept = (
+                os.getpid(),
+                httpx.Client(
+                    base_url=self.url,
+                    headers=headers,
+                    trust_env=not local,
+                    verify=self.url.startswith(
+                        "https"
+                    ),  # where there is nothing to verify, certificates need not be loaded
+                ),
+            )
         return self._kept[1]
 
     def _request(self, method: str, path: str, patience_s: float = 0.0, **given: Any) -> dict[str, Any]:
@@ -203,7 +219,7 @@ class QPUClient:
             **given: what httpx takes.
         """
         httpx, connection = _httpx(), self._connection()
-        started, attempts = time.monotonic(), 0
+        attempts, failing = 0, None
         cause: Exception | None
         while True:
             attempts += 1
@@ -221,10 +237,14 @@ class QPUClient:
                     raise refusal
                 failure, cause = refusal, None
                 least_s = _retry_after(answer.headers.get("Retry-After"))
+            now = time.monotonic()
+            failing = (
+                now if failing is None else failing
+            )  # a long wait that breaks off in its last second has not failed for long
             pause = random.uniform(0.5, 1.0) * min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** min(attempts, 10))
             pause = max(pause, least_s)
-            if time.monotonic() - started + pause > self.timeout_s + patience_s:
-                raise _given_up(failure, attempts, time.monotonic() - started) from cause
+            if now - failing + pause > self.timeout_s:
+                raise _given_up(failure, attempts, now - failing) from cause
             time.sleep(pause)
 
 

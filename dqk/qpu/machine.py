@@ -6,6 +6,7 @@ import random
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,34 @@ from dqk.qpu.profile import Noise, Profile
 from dqk.qpu.qasm import parse
 
 _LOOK_EVERY_S = 0.25  # for the end of an outage, or of a cancelled job
+
+
+class Load:
+    """The share of the last minute in which a device was busy with jobs, waits for those of others included."""
+
+    over_s = 60.0
+
+    def __init__(self) -> None:
+        self._born = time.monotonic()
+        self._spans: deque[tuple[float, float]] = deque()
+        self._lock = threading.Lock()
+
+    def add(self, begin: float, end: float) -> None:
+        """A job that has ended."""
+        with self._lock:
+            self._spans.append((begin, end))
+            while self._spans[0][1] < end - self.over_s:
+                self._spans.popleft()
+
+    def share(self, now: float, running_since: float | None) -> float:
+        """From 0 to 1; a younger device is asked about its whole life."""
+        start = max(self._born, now - self.over_s)
+        with self._lock:
+            spans = list(self._spans)
+        if running_since is not None:
+            spans.append((running_since, now))
+        busy = sum(max(0.0, min(end, now) - max(begin, start)) for begin, end in spans)
+        return min(1.0, busy / (now - start)) if now > start else 0.0
 
 
 class _Cancelled(Exception):
@@ -28,6 +57,10 @@ class Machine(threading.Thread):
         store: where the jobs are.
         profile: what the device is like.
         ended: is told the id of each job that has ended.
+
+    Attributes:
+        load: how busy it is.
+        running: the job at work and when it began, of `time.monotonic`; None between jobs.
     """
 
     def __init__(self, store: JobStore, profile: Profile, ended: Callable[[str], None]):
@@ -38,6 +71,8 @@ class Machine(threading.Thread):
         self._session: str | None = None  # of the last job
         self._chance = random.Random(profile.failures.seed)
         self._others = profile.queue.waits()
+        self.load = Load()
+        self.running: tuple[Job, float] | None = None
 
     @property
     def noise(self) -> Noise:
@@ -62,6 +97,8 @@ class Machine(threading.Thread):
             if job is None:
                 self._wake.wait(min(outage_s, _LOOK_EVERY_S) if outage_s else _LOOK_EVERY_S)
                 continue
+            began = time.monotonic()
+            self.running = (job, began)
             try:
                 self._run(job)
             except _Cancelled:
@@ -70,6 +107,8 @@ class Machine(threading.Thread):
                 known = isinstance(error, DQKError)
                 print(f"job {job.id} failed: {type(error).__name__}", file=sys.stderr, flush=True)
                 self._store.fail(job.id, str(error) if known else f"the device failed: {type(error).__name__}")
+            self.running = None
+            self.load.add(began, time.monotonic())
             self._session = job.session
             self._ended(job.id)
 

@@ -8,7 +8,7 @@ from typing import Any
 from dqk.qpu.jobs import JobStore
 from dqk.qpu.profile import Profile
 
-_STATES = ("queued", "running", "done", "failed", "cancelled")
+STATES = ("queued", "running", "done", "failed", "cancelled")
 
 
 def metrics(store: JobStore, calibration: Mapping[str, Any], profile: Profile, answers: Mapping[int, int]) -> str:
@@ -29,7 +29,7 @@ def metrics(store: JobStore, calibration: Mapping[str, Any], profile: Profile, a
         "dqk_qpu_jobs",
         "gauge",
         "Jobs by state",
-        {f'state="{state}"': totals.get(state, {}).get("jobs", 0) for state in _STATES},
+        {f'state="{state}"': totals.get(state, {}).get("jobs", 0) for state in STATES},
     )
     for name, text in (
         ("circuits", "Circuits"),

@@ -19,6 +19,7 @@ import numpy as np
 
 from dqk._measure import Device
 from dqk._task import run_task
+from dqk._wire import unpack
 from dqk.backends.resolve import resolve
 from dqk.backends.sampled import DeviceLimits, SampledBackend
 from dqk.circuit import Circuit, Gate, data
@@ -55,6 +56,7 @@ class _QPU:
     backend: SampledBackend
     report: QPUReport
     threads: ThreadPoolExecutor
+    events: queue.SimpleQueue[PoolEvent]
     failures: int = 0
     checked: float = -math.inf
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -112,7 +114,7 @@ class QPUPool(WorkerPool):
 
     def start(self) -> None:
         """Asks every processor for its limits; one that does not answer is drained at once."""
-        self.reports = []
+        self.reports, self._events = [], queue.SimpleQueue()  # threads of an earlier opening have their own queue
         for number, name in enumerate(self.names):
             report = QPUReport(name)
             self.reports.append(report)
@@ -126,7 +128,7 @@ class QPUPool(WorkerPool):
                 continue
             worker = Worker(f"qpu-{number}", 1, name)
             threads = ThreadPoolExecutor(_IN_FLIGHT, thread_name_prefix=f"dqk-{worker.id}")
-            self._qpus[worker.id] = _QPU(worker, backend, report, threads)
+            self._qpus[worker.id] = _QPU(worker, backend, report, threads, self._events)
             self._events.put(Joined(worker))
         if not self._qpus:
             causes = "; ".join(f"{report.name}: {report.drained}" for report in self.reports)
@@ -163,18 +165,19 @@ class QPUPool(WorkerPool):
             event: Done | Failed = Done(qpu.worker.id, ticket, run_task(task, self._arrays))
         except BaseException as error:
             event = Failed(qpu.worker.id, ticket, cause(error))
-        failed = isinstance(event, Failed) or _all_failed(event.result)
+        failed = event.cause if isinstance(event, Failed) else _why_all_failed(event.result)
         with qpu.lock:
-            qpu.failures = qpu.failures + 1 if failed else 0
-            if not failed:
+            qpu.failures = 0 if failed is None else qpu.failures + 1
+            if failed is None:
                 qpu.report.jobs += 1
                 qpu.report.seconds += time.monotonic() - began
             ended = qpu.failures >= _FAILURES
-        self._events.put(event)
-        if failed and not qpu.backend.answers():
+        silent = failed is not None and not qpu.backend.answers()
+        qpu.events.put(event)
+        if silent:
             self._drain(qpu, "it does not answer")
         elif ended:
-            self._drain(qpu, f"{_FAILURES} jobs in a row failed")
+            self._drain(qpu, f"{_FAILURES} jobs in a row failed, the last one: {failed}")
 
     def _check(self, qpu: _QPU) -> None:
         """Measures what should be 1, when it is time to; no other job of the processor begins meanwhile."""
@@ -197,7 +200,7 @@ class QPUPool(WorkerPool):
             if qpu.report.drained:
                 return
             qpu.report.drained = why
-        self._events.put(Lost(qpu.worker.id, why))
+        qpu.events.put(Lost(qpu.worker.id, why))
 
     def poll(self, timeout_s: float) -> list[PoolEvent]:
         """What the processors' threads have to tell."""
@@ -213,7 +216,9 @@ class QPUPool(WorkerPool):
             pass
         for event in events:
             if isinstance(event, Lost):
-                self._qpus.pop(event.worker).threads.shutdown(wait=False, cancel_futures=True)
+                gone = self._qpus.pop(event.worker)
+                gone.threads.shutdown(wait=False, cancel_futures=True)
+                gone.backend.close()
         return events
 
     def kill(self, worker: str) -> None:
@@ -223,14 +228,14 @@ class QPUPool(WorkerPool):
         """Lets threads end that wait for results; jobs that were submitted stay at the processors."""
         for qpu in self._qpus.values():
             qpu.threads.shutdown(wait=False, cancel_futures=True)
+            qpu.backend.close()
         self._qpus, self._device = {}, None
 
 
-def _all_failed(result: Any) -> bool:
-    from dqk._wire import unpack
-
+def _why_all_failed(result: Any) -> str | None:
+    """The cause if all jobs of a task failed; None if not."""
     document, arrays = unpack(result)
-    return bool(document.get("failed")) and not arrays
+    return str(document["failed"][0][1]) if document.get("failed") and not arrays else None
 
 
 def _common(limits: list[DeviceLimits]) -> DeviceLimits:
@@ -244,7 +249,7 @@ def _common(limits: list[DeviceLimits]) -> DeviceLimits:
         max_circuits_per_job=_least(one.max_circuits_per_job for one in limits),
         max_shots=_least(one.max_shots for one in limits),
         seeded=all(one.seeded for one in limits),
-        recovers=len(limits) == 1 and limits[0].recovers,  # a job is known where it was submitted
+        recovers=all(one.recovers for one in limits),
         priced=any(one.priced for one in limits),
         job_s=max(one.job_s for one in limits),
         circuit_s=max(one.circuit_s for one in limits),

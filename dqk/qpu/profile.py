@@ -177,7 +177,7 @@ def read_trace(file: Path) -> list[float]:
 
 @dataclass(frozen=True)
 class Outage:
-    """A time in which the device runs nothing and takes nothing, counted from the service's first start."""
+    """A time in which the device starts no job and takes none, counted from the service's first start."""
 
     start_s: float = real(None)
     duration_s: float = real(None, positive=True)

@@ -22,9 +22,11 @@ class QPUError(ClusterError):
 
     Attributes:
         status: the HTTP status of its answer; None if there was none.
+        charged: False if it is known that nothing was charged.
     """
 
     status: int | None = None
+    charged = True
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any
 
@@ -36,16 +37,16 @@ class TileCost:
 class Rates:
     """Speed of one backend in one precision on one thread.
 
-    With `a` amplitudes (1 for a backend of product states), G gates and blocks of s samples, a block takes
-    `s G (gate_s + a amplitude_s)`; with `b` numbers in an overlap (2**n, or n for product states) a tile takes
-    `s**2 (entry_s + b overlap_s)`.
+    With `a` amplitudes (1 for a backend of matrix-product states), G gates and blocks of s samples, a block takes
+    `s G (gate_s + a amplitude_s)`; with `b` numbers in an overlap (2**n; n for product states, the sum over sites of twice the
+    product of both bonds for entangled ones) a tile takes `s**2 (entry_s + b overlap_s)`.
 
     Attributes:
         gate_s: seconds per sample and gate.
         amplitude_s: seconds per sample, gate and amplitude.
         entry_s: seconds per entry of K.
         overlap_s: seconds per entry and number in an overlap.
-        product: whether states are products of one-qubit states.
+        product: whether states are matrix-product states, of bond dimension 1 if nothing entangles.
     """
 
     gate_s: float
@@ -103,6 +104,7 @@ class CostModel:
             side: samples in a block.
         """
         name = np.dtype(dtype).name
+        backend = backend.partition(":")[0]  # without options
         rates = self.rates.get(f"{backend}/{name}") or self.rates.get(
             f"statevector/{name}", _DEFAULTS["statevector/float64"]
         )
@@ -149,7 +151,21 @@ class CostModel:
 
 def _sizes(circuit: Circuit, product: bool) -> tuple[float, float]:
     """Amplitudes of a state, and numbers in an overlap."""
-    return (1.0, float(circuit.n_qubits)) if product else (2.0 ** min(circuit.n_qubits, _LARGEST),) * 2
+    if not product:
+        return (2.0 ** min(circuit.n_qubits, _LARGEST),) * 2
+    return 1.0, float(circuit.n_qubits) if circuit.is_product else _chain_numbers(circuit)
+
+
+@lru_cache(maxsize=256)
+def _chain_numbers(circuit: Circuit) -> float:
+    """The sum over sites of twice the product of both bonds, each gate across a bond doubling it (a swap: four times)."""
+    n = circuit.n_qubits
+    crossing = np.zeros(n + 1)
+    for gate in circuit.gates:
+        crossing[min(gate.wires) + 1 : max(gate.wires) + 1] += 2 if gate.name in ("swap", "unitary") else 1
+    beyond = np.minimum(np.arange(n + 1), n - np.arange(n + 1))
+    bonds = 2.0 ** np.minimum(np.minimum(crossing, beyond), _LARGEST / 2)
+    return float(2 * (bonds[:-1] * bonds[1:]).sum())
 
 
 def _line(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:

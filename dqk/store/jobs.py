@@ -1,9 +1,9 @@
 """The log of a device's jobs beside a stored matrix: what was about to be submitted, and what came back.
 
     {"nonce": "3c8e..."}
-    {"job": "0/17", "tag": "5e01f2aa-0-17", "shots": 1000, "rows": 100, "worker": "qpu-a"}
-    {"submitted": "5e01f2aa-0-17", "job": "cx91..."}
-    {"result": "0/17", "frequencies": [0.97, ...]}
+    {"job": "200x200/17", "tag": "dqk-3c8e...-200x200-17-0", "shots": 1000, "rows": 100, "worker": "qpu:http://..."}
+    {"submitted": "dqk-3c8e...-200x200-17-0", "job": "cx91..."}
+    {"result": "200x200/17", "frequencies": [0.97, ...]}
 
 The second line is on disk before the job is submitted: whoever goes on after a crash knows what may have been paid for. One file
 per driver, lines are only ever added; a torn one is ignored.
@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from dqk.store.files import explained, sync
+from dqk.store.files import explained, sync, write_all
 
 FOLDER = "jobs"
 
@@ -31,14 +31,15 @@ class JobRecord:
     """What is known about a job.
 
     Attributes:
-        key: round and number, as in `0/17`.
+        key: stage and number, as in `200x200/17`.
         tag: that it was, or may have been, submitted under.
         shots: of each row.
         rows: circuits in it.
-        worker: to whom it was given.
+        worker: name of the backend that it was given to.
         device_job: the device's own name of it; None if that was not written down.
         frequencies: its result, shape (rows,); None if there is none.
         intents: how often it was about to be submitted.
+        refunds: how often it cost nothing after all.
     """
 
     key: str
@@ -49,11 +50,12 @@ class JobRecord:
     device_job: str | None = None
     frequencies: np.ndarray | None = None
     intents: int = 1
+    refunds: int = 0
 
     @property
     def spent(self) -> int:
         """Shots that it may have cost."""
-        return self.intents * self.shots * self.rows
+        return (self.intents - self.refunds) * self.shots * self.rows
 
 
 class JobLog:
@@ -85,10 +87,13 @@ class JobLog:
                 self.nonce = nonce
             case {"tag": str(tag), "job": str(key), "shots": int(shots), "rows": int(rows), "worker": str(worker)}:
                 known = self.records.get(key)
-                record = JobRecord(key, tag, shots, rows, worker, intents=1 + (known.intents if known else 0))
+                counts = (known.intents, known.refunds) if known else (0, 0)
+                record = JobRecord(key, tag, shots, rows, worker, intents=1 + counts[0], refunds=counts[1])
                 self.records[key] = self._by_tag[tag] = record
             case {"submitted": str(tag), "job": str(job)} if tag in self._by_tag:
                 self._by_tag[tag].device_job = job
+            case {"refund": str(key)} if key in self.records:
+                self.records[key].refunds += 1
             case {"result": str(key), "frequencies": list(values)} if key in self.records:
                 if len(values) == self.records[key].rows:
                     self.records[key].frequencies = np.array(values, np.float64)
@@ -120,13 +125,18 @@ class JobLog:
         self._read(document)
         self._write(document)
 
+    def refund(self, key: str) -> None:
+        """A job was refused, or failed and is not charged."""
+        self._read({"refund": key})
+        self._write({"refund": key})
+
     def _write(self, document: dict[str, Any]) -> None:
         if self._folder is None:
             return
         with explained(f"write {self._folder}", "make room or repair the disk, then go on with --resume (resume=True)"):
             descriptor = os.open(self._begun(), os.O_APPEND | os.O_WRONLY)
             try:
-                os.write(descriptor, (json.dumps(document) + "\n").encode())
+                write_all(descriptor, (json.dumps(document) + "\n").encode(), halfway="half_job")
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)

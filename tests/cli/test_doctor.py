@@ -7,8 +7,10 @@ import sys
 from importlib import metadata
 
 import pytest
+import torch
 
 from dqk import _calibration
+from dqk.backends import gpu
 from dqk.cli import doctor as module
 from dqk.cli import main
 from dqk.cluster.launchers import mpi
@@ -52,6 +54,28 @@ def test_facts(run, monkeypatch):
     shown = run().out
     for part in ("4,321 MiB", "0, 3", "backend statevector", "executor mpi", "dqk doctor --calibrate"):
         assert part in shown
+
+
+def test_what_the_gpu_backend_lacks_is_said(run, monkeypatch):
+    monkeypatch.setattr(torch.version, "cuda", None)
+    monkeypatch.setattr(gpu, "driver_version", lambda: "570.124.06")
+    monkeypatch.setattr(gpu, "packages", lambda: {"custatevec-cu13": "1.15.0"})
+    found = json.loads(run("--json").out)
+    cuda = found["cuda"]
+    assert cuda["driver"] == "570.124.06" and cuda["torch_built_for"] is None
+    assert cuda["packages"] == {"custatevec-cu13": "1.15.0"} and "pip install 'dqk[cuda13]'" in cuda["missing"]
+    assert found["backends"]["custatevec"]["available"] is False
+    assert cuda["missing"] in found["backends"]["custatevec"]["why"]
+    shown = run().out
+    for part in ("570.124.06", "custatevec-cu13 1.15.0; MISSING: torch", "pip install 'dqk[cuda13]'"):
+        assert part in shown
+
+
+def test_gpus_are_listed(run, monkeypatch):
+    listed = [{"name": "NVIDIA H100", "memory_mib": 81559, "uuid": "GPU-8932f937"}]
+    monkeypatch.setattr(gpu, "devices", lambda: listed)
+    assert json.loads(run("--json").out)["cuda"]["devices"] == listed
+    assert "GPU-8932f937" in (shown := run().out) and "NVIDIA H100, 81,559 MiB" in shown
 
 
 def test_mpi_library_is_named():

@@ -5,6 +5,7 @@ import os
 
 import numpy as np
 import pytest
+import torch
 
 from dqk import FidelityKernel
 from dqk.cli import main
@@ -120,3 +121,11 @@ def test_bad_usage_is_explained(arguments, code, message, run):
     found, out, err = run("gram", *arguments)
     assert found == code and message in err and "Traceback" not in err and not out
     assert not any(name.startswith("K.") for name in os.listdir("."))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_backend_without_a_gpu_is_one_message(run):
+    code, out, err = run("gram", "X.npy", "-o", "K.npy", "--backend", "custatevec")
+    assert code == 1 and out == "" and not os.path.exists("K.npy")
+    assert err.startswith("error: backend 'custatevec' is not available here: ") and err.count("error:") == 1
+    assert "Traceback" not in err and "dqk doctor" in err

@@ -3,11 +3,21 @@
 import os
 
 import pytest
+import torch
 
 from dqk import _resources
+from dqk.backends import gpu
 from dqk.cluster import resources
-from dqk.cluster.resources import cpu_share, threads_per_worker, visible_gpus, worker_environment
-from dqk.errors import InvalidInputError
+from dqk.cluster.resources import (
+    cpu_share,
+    own_gpu,
+    same_gpu,
+    take_gpu,
+    threads_per_worker,
+    visible_gpus,
+    worker_environment,
+)
+from dqk.errors import ClusterError, InvalidInputError
 
 
 @pytest.fixture
@@ -86,3 +96,40 @@ def test_invalid_number_of_workers(monkeypatch: pytest.MonkeyPatch, given: str) 
         InvalidInputError, match=f"DQK_NODE_WORKERS is '{given}', expected a whole number of at least 1"
     ):
         _resources.memory_bound()
+
+
+def test_ranks_of_a_node_share_out_the_gpus_that_all_of_them_see(monkeypatch: pytest.MonkeyPatch) -> None:
+    for rank, expected in enumerate(["4", "GPU-a", "4"]):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,GPU-a")
+        take_gpu(rank, 3)
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == expected
+        take_gpu(rank, 3)  # ranks meet again for the next matrix
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == expected
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,GPU-a")
+    take_gpu(0, 1)
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "4,GPU-a", "a rank alone keeps all"
+
+
+def test_a_gpu_that_is_in_use_is_not_exchanged(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    with pytest.raises(ClusterError, match="2 workers on this node see 2 GPUs each, and CUDA is in use"):
+        take_gpu(1, 2)
+
+
+def test_a_worker_knows_its_gpu_by_uuid(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu, "devices", lambda: [{"uuid": "GPU-8932f937-d72c"}])
+    for name in ("3", "GPU-8932f937-d72c", "GPU-8932"):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", name)
+        assert own_gpu() == "GPU-8932f937-d72c"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-0000")
+    with pytest.raises(ClusterError, match="names GPU-0000, and CUDA gives GPU-8932f937-d72c"):
+        own_gpu()
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert own_gpu() is None
+
+
+def test_two_workers_with_one_gpu_are_found() -> None:
+    others = [("ray-1", "GPU-a"), ("ray-2", None), ("ray-3", "GPU-b")]
+    assert same_gpu("GPU-b", others) == "ray-3"
+    assert same_gpu("GPU-c", others) is None and same_gpu(None, others) is None

@@ -180,8 +180,6 @@ def test_bad_arguments_are_named(call, message):
 def test_what_this_version_cannot_do_is_said():
     with pytest.raises(InvalidInputError, match="seed=1, but this kernel is exact"):
         gram(KERNEL, X, seed=1)
-    with pytest.raises(UnsupportedError, match="use backend='statevector' or 'auto'"):
-        FidelityKernel(bsp_feature_map(2), backend="mps")(X)
     with pytest.raises(UnsupportedError, match="at most 20 qubits, the circuit has 21"):
         FidelityKernel(bsp_feature_map(21), backend="reference")(np.ones((2, 21)))
 

@@ -179,10 +179,24 @@ def test_option_mistakes_come_at_once_with_those_of_sizes() -> None:
 
 
 def test_backend_that_cannot_run_the_circuit_says_so_at_once() -> None:
-    with pytest.raises(UnsupportedError, match="statevector"):
-        QKLSTM(INPUT, HIDDEN, feature_map=reuploading_feature_map(3), backend="mps")
-    with pytest.raises(UnsupportedError, match="statevector"):
-        QLSTM(INPUT, HIDDEN, backend="mps")
+    with pytest.raises(UnsupportedError, match="bonds of dimension"):
+        QKLSTM(INPUT, HIDDEN, feature_map=zz_feature_map(40), backend="mps")
+    with pytest.raises(UnsupportedError, match="at most 20 qubits"):
+        QLSTM(INPUT, HIDDEN, n_qubits=21, backend="reference")
+
+
+def test_matrix_product_states_train_an_entangling_cell() -> None:
+    x = torch.randn(2, 3, INPUT, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    results = []
+    for backend in ("mps", "statevector"):
+        torch.manual_seed(1)
+        lstm = QKLSTM(INPUT, HIDDEN, feature_map=reuploading_feature_map(3), backend=backend).double()
+        out = lstm(x)[0]
+        out.square().sum().backward()
+        results.append([out.detach(), *(p.grad for p in lstm.parameters() if p.grad is not None)])
+    assert len(results[0]) > 3
+    for mine, expected in zip(*results, strict=True):
+        torch.testing.assert_close(mine, expected, rtol=1e-10, atol=1e-12)
 
 
 def test_without_projection_every_layer_has_a_map_of_its_size() -> None:

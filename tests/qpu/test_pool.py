@@ -21,7 +21,8 @@ from dqk.kernels.feature_maps import qklstm_feature_map, reuploading_feature_map
 from dqk.qpu import QPUClient
 from dqk.qpu.pool import QPUPool
 from dqk.store import StoredGram
-from tests.qpu.services import Service, begin, ready, serving
+from tests.qpu.server import Server
+from tests.qpu.services import begin, serving
 
 pytestmark = [pytest.mark.qpu, pytest.mark.timeout(180)]
 
@@ -35,7 +36,7 @@ def samples(count: int, features: int = 2) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def services(tmp_path_factory) -> Iterator[list[Service]]:
+def services(tmp_path_factory) -> Iterator[list[Server]]:
     from tests.processes import session_long
 
     with session_long():
@@ -113,7 +114,8 @@ def test_a_killed_driver_pays_for_no_job_twice(tmp_path) -> None:
         process.stdout.close()  # type: ignore[union-attr]
         done = subprocess.run([*command, "--resume"], cwd=tmp_path, capture_output=True, text=True, timeout=100)
         assert done.returncode == 0, done.stderr
-        metrics = QPUClient(service.url)._connection().get("/metrics").text
+        with QPUClient(service.url) as client:
+            metrics = client._connection().get("/metrics").text
     whole = gram(FidelityKernel(MAP, "simulated", shots=50), samples(30), seed=0)
     found = np.asarray(StoredGram(tmp_path / "K.zarr"))
     assert found.shape == whole.shape and not np.isnan(found).any()
@@ -128,7 +130,7 @@ def lines(store: Path) -> list[str]:
 class Killing(Observer):
     """Kills a service after some results."""
 
-    def __init__(self, service: Service, after: int):
+    def __init__(self, service: Server, after: int):
         self.service, self.after = service, after
 
     def progressed(self, statistics, remaining) -> None:
@@ -242,25 +244,19 @@ def test_train_through_a_service(services, tmp_path) -> None:
 
 def test_a_service_that_restarts_goes_on(tmp_path) -> None:
     """Killed and started again at the same port while a matrix is being measured: nobody notices but the clock."""
-    folder = tmp_path / "qpu"
-    process = begin(folder, LIMITED + "[times]\njob_s = 0.1\n")
-    service = ready(process, folder)
-    port = int(service.url.rpartition(":")[2])
-    again: list[subprocess.Popen] = []
+    folder, profile = tmp_path / "qpu", LIMITED + "[times]\njob_s = 0.1\n"
+    servers = [begin(folder, profile)]
+    port = int(servers[0].url.rpartition(":")[2])
 
     class Restarting(Observer):
         def progressed(self, statistics, remaining) -> None:
-            if not again:
-                service.kill()
-                again.append(begin(folder, LIMITED + "[times]\njob_s = 0.1\n", port=port))
+            if len(servers) == 1:
+                servers[0].kill()
+                servers.append(begin(folder, profile, port))
 
     try:
-        with QPUPool([service.url]) as pool:
+        with QPUPool([servers[0].url]) as pool:
             k = gram(FidelityKernel(MAP, shots=100), samples(20), seed=3, executor=pool, progress=Restarting())
-        assert not np.isnan(k).any() and again
+        assert not np.isnan(k).any() and len(servers) == 2
     finally:
-        for each in (process, *again):
-            each.kill()
-            each.wait()
-            assert each.stdout is not None
-            each.stdout.close()
+        servers[-1].stop()

@@ -192,6 +192,33 @@ def test_what_a_preflight_finds(cluster: Slurm) -> None:
     assert "cannot write to /not/there" in done.stderr and "give srun --cpus-per-task" in done.stderr
 
 
+FLEET = '[[qpu]]\nname = "q"\ncount = 2\nqubits = 4\njob_s = 0.2\nmax_circuits_per_job = 10\n'
+
+
+def test_emulated_qpus_live_as_long_as_their_job(cluster: Slurm) -> None:
+    """Both measure, and none is left."""
+    samples(8)
+    Path("my fleet.toml").write_text(FLEET)
+    options = SlurmOptions(time="5", emulated_qpus="my fleet.toml")
+    job = launch("gram X.npy -o K.zarr --shots 100 --json", options, run="run")
+    found = job.result(LIMIT_S)
+    assert found is not None and found["computed"] == found["tiles"] and len(found["qpus"]) == 2
+    assert all(one["jobs"] > 0 for one in found["qpus"].values())
+    until(lambda: not left_behind(job), "end of the services")
+
+
+def test_emulated_qpus_end_with_a_cancelled_job(cluster: Slurm) -> None:
+    samples(60)
+    Path("fleet.toml").write_text(FLEET)
+    options = SlurmOptions(time="5", emulated_qpus="fleet.toml")
+    job = launch("gram X.npy -o K.zarr --shots 100", options, run="run")
+    until(lambda: len(list(Path("K.zarr").glob("c/0/*"))) > 0 or "q-1 is ready" in job.logs(), "service")
+    job.cancel()
+    (task,) = job.wait(LIMIT_S)
+    assert task.state == "CANCELLED"
+    until(lambda: not left_behind(job), "end of the services")
+
+
 def test_sbatch_says_no(cluster: Slurm) -> None:
     """Its words are given on, and the script is kept."""
     samples(20)

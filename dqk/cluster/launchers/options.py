@@ -25,6 +25,8 @@ class SlurmOptions:
         array: number of jobs that share one kernel matrix, each of them a shard.
         signal_s: how long before the time limit the job is warned, so that it saves its state.
         requeue: whether it is queued again after a warning or a preemption, and goes on.
+        qpu: names of quantum resources of the site, separated by commas, which the SPANK plugin of QRMI gives to the job.
+        emulated_qpus: fleet file whose QPUs run as services beside the program, which gets their URLs; they end with the job.
     """
 
     nodes: int = 1
@@ -36,6 +38,13 @@ class SlurmOptions:
     array: int | None = None
     signal_s: int = 120
     requeue: bool = True
+    qpu: str | None = None
+    emulated_qpus: str | None = None
+
+    @property
+    def qpus(self) -> tuple[str, ...]:
+        """Names of its quantum resources."""
+        return () if self.qpu is None else tuple(self.qpu.split(","))
 
     def tasks(self, payload: Payload) -> int:
         """Processes of the payload on each node; 1 where Ray has a node of its own on each."""
@@ -57,6 +66,7 @@ class SlurmOptions:
         found += self._of_time()
         if self.name is not None and not re.fullmatch(r"[^\s/%\\\"']+", self.name):
             found.append(f"--name {self.name!r}, expected a name without blanks, quotes, slashes and percent signs")
+        found += self._of_qpus() + self._of_emulated_qpus(payload)
         if self.nodes >= 1 and payload.words:
             found += self._of_engine(payload)
         if self.array is not None:
@@ -80,6 +90,25 @@ class SlurmOptions:
                 "time, or a smaller --signal-seconds"
             ]
         return []
+
+    def _of_qpus(self) -> list[str]:
+        if not all(re.fullmatch(r"[\w.@+:-]+", name, re.ASCII) for name in self.qpus):
+            return [
+                f"--qpu {self.qpu!r}, expected names of the site's quantum resources with commas between, such as a,b"
+            ]
+        if len(set(self.qpus)) < len(self.qpus):
+            return [f"--qpu {self.qpu} names one of them twice"]
+        return []
+
+    def _of_emulated_qpus(self, payload: Payload) -> list[str]:
+        if self.emulated_qpus is None:
+            return []
+        found = []
+        if payload.command != "gram" or payload.engine != "single" or payload.value("--qpu") is not None:
+            found.append(
+                "--emulated-qpus gives --qpu to a gram without --qpu and without an --executor of ranks; leave that out"
+            )
+        return found
 
     def _of_engine(self, payload: Payload) -> list[str]:
         engine, found = payload.engine, []

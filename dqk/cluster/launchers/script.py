@@ -57,6 +57,39 @@ finish() {
 }
 """
 
+_QPUS = r"""
+# --- quantum resources: QRMI passes over names that it does not know ---
+granted=${QRMI_JOB_QPU_RESOURCES:-${SLURM_JOB_QPU_RESOURCES:-}}
+for qpu in {qpus}; do
+  case ",$granted," in
+    *",$qpu,"*) ;;
+    *)
+      echo "the job has no QPU $qpu, only: ${granted:-none}; ask the site for the names in its qrmi_config.json" >&2
+      quit 1
+      ;;
+  esac
+done
+"""
+
+_EMULATED = r"""
+# --- emulated QPUs: services on this node; a run after a requeue has its own ---
+fleet=$run/qpus-$job-${SLURM_RESTART_COUNT:-0}
+: >"$fleet.json"
+"${python[@]}" -m dqk qpu up {file} --folder "$fleet" --foreground --json >"$fleet.json" &
+qpus=$!
+until read -r started <"$fleet.json"; do
+  kill -0 "$qpus" 2>/dev/null || quit 1
+  sleep 0.2
+done
+mapfile -t options < <("${python[@]}" -c 'import json, sys; print(*json.load(sys.stdin)["options"], sep="\n")' <<<"$started")
+payload+=("${options[@]}")
+"""
+
+_DROP = r"""
+kill "$qpus" 2>/dev/null # it ends the services
+wait "$qpus"
+"""
+
 _SETTINGS = r"""set -u +e # whatever the lines above have set
 ulimit -n "$(ulimit -Hn)"
 # srun takes the CPUs of a task from its own options alone.
@@ -177,10 +210,18 @@ def render(
         f"python=({_python(site, python)})",
     ]
     text = "\n".join(head) + "\n" + _START.replace("{signal_s}", str(options.signal_s)) + "\n".join(environment) + "\n"
-    text += _SETTINGS.replace("{tasks}", str(tasks)) + _work(payload, options, mpi)
+    text += _SETTINGS.replace("{tasks}", str(tasks)) + _qpus(options) + _work(payload, options, mpi)
     if options.requeue and payload.goes_on:
         text += _REQUEUE.replace("{restarts}", str(_MOST_RESTARTS))
     return text + 'quit "$code"\n'
+
+
+def _qpus(options: SlurmOptions) -> str:
+    """What looks at the QPUs of the site, and starts those of a fleet."""
+    text = _QPUS.replace("{qpus}", " ".join(options.qpus)) if options.qpus else ""
+    if options.emulated_qpus is not None:
+        text += _EMULATED.replace("{file}", shlex.quote(options.emulated_qpus))
+    return text
 
 
 def _work(payload: Payload, options: SlurmOptions, mpi: str) -> str:
@@ -197,7 +238,8 @@ def _work(payload: Payload, options: SlurmOptions, mpi: str) -> str:
     )
     text += "  step=$!\n" + (_WATCH.lstrip("\n") if engine == "ray" else "")
     text += '  finish "$step"\n  code=$?\nfi\n'
-    return text + (_STOP_RAY if engine == "ray" else "")
+    text += _STOP_RAY if engine == "ray" else ""
+    return text + (_DROP if options.emulated_qpus is not None else "")
 
 
 def _directives(payload: Payload, options: SlurmOptions, site: Site, folder: Path, workdir: Path) -> list[str]:
@@ -214,6 +256,8 @@ def _directives(payload: Payload, options: SlurmOptions, site: Site, folder: Pat
         found.append(f"--gpus-per-node={kind}{options.gpus_per_node}")
     if options.time is not None:
         found.append(f"--time={options.time}")
+    if options.qpu is not None:
+        found.append(f"--qpu={options.qpu}")
     if options.array is not None:
         found.append(f"--array=1-{options.array}")
     log = folder / ("log-%A_%a.txt" if options.array is not None else "log-%j.txt")

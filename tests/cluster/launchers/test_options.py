@@ -64,6 +64,12 @@ def test_a_training_run_without_a_folder_has_one_in_the_job() -> None:
         ("gram X.npy -o K.zarr", {"time": "soon"}, "--time 'soon', expected Slurm's notation"),
         ("gram X.npy -o K.zarr", {"time": "2"}, "no longer than the 120 s before its end"),
         ("gram X.npy -o K.zarr", {"signal_s": 1}, "--signal-seconds 1, expected at least 5"),
+        ("gram X.npy -o K.zarr", {"qpu": "a, b"}, "--qpu 'a, b', expected names"),
+        ("gram X.npy -o K.zarr", {"qpu": "a,$(id)"}, "expected names of the site's quantum resources"),
+        ("gram X.npy -o K.zarr", {"qpu": ""}, "--qpu '', expected names"),
+        ("gram X.npy -o K.zarr", {"qpu": "a,b,a"}, "names one of them twice"),
+        ("gram X.npy -o K.zarr --qpu http://a", {"emulated_qpus": "f.toml"}, "gives --qpu to a gram without --qpu"),
+        ("gram X.npy -o K.zarr --executor ray", {"emulated_qpus": "f.toml"}, "without an --executor of ranks"),
         ("gram X.npy -o K.zarr", {"name": "my job"}, "--name 'my job', expected a name without blanks"),
     ],
 )

@@ -37,6 +37,16 @@ CASES: dict[str, tuple[str, SlurmOptions, str | None]] = {
         SlurmOptions(cpus_per_task=4, array=8, requeue=False),
         "container",
     ),
+    "qpus": (
+        "gram X.npy -o K.zarr --backend qiskit:qrmi/heron --shots 1000",
+        SlurmOptions(time="30", qpu="heron,test.eagle"),
+        None,
+    ),
+    "emulated": (
+        "gram X.npy -o K.zarr --shots 1000",
+        SlurmOptions(emulated_qpus="my fleet.toml"),
+        None,
+    ),
 }
 
 
@@ -44,7 +54,10 @@ def script(name: str) -> str:
     words, options, site = CASES[name]
     known = Site() if site is None else Site.read(EXAMPLES / f"{site}.toml")
     payload = Payload.of(shlex.split(words))
-    assert payload.engine == name and options.problems(payload, known) == []
+    assert (
+        payload.engine == {"qpus": "single", "emulated": "single"}.get(name, name)
+        and options.problems(payload, known) == []
+    )
     return render(payload, options, known, FOLDER, WORKDIR, "/opt/dqk/bin/python", known.mpi or "pmi2")
 
 
@@ -92,6 +105,27 @@ def test_folders_that_slurm_reads_otherwise(name: str) -> None:
     """Are refused: Slurm has no way to quote them."""
     with pytest.raises(InvalidInputError, match="use another folder"):
         render(Payload.of(["store", "info", "K"]), SlurmOptions(), Site(), FOLDER / name, WORKDIR, "python")
+
+
+@pytest.mark.parametrize(
+    ("granted", "code"),
+    [
+        ({"QRMI_JOB_QPU_RESOURCES": "test.eagle,heron"}, 0),
+        ({"SLURM_JOB_QPU_RESOURCES": "heron,test.eagle"}, 0),  # its name before
+        ({"QRMI_JOB_QPU_RESOURCES": "heron"}, 1),
+        ({"QRMI_JOB_QPU_RESOURCES": "heron2,testXeagle"}, 1),
+        ({}, 1),
+    ],
+)
+def test_a_job_without_its_qpus_ends_at_once(granted: dict[str, str], code: int) -> None:
+    """The plugin grants what it knows, and says nothing about the rest."""
+    text = script("qpus")
+    part = text[text.index("granted=$") : text.index("# --- the work")]
+    done = subprocess.run(
+        ["bash", "-uc", f'quit() {{ exit "$1"; }}\n{part}'], env=granted, capture_output=True, text=True
+    )
+    assert done.returncode == code
+    assert ("the job has no QPU" in done.stderr) == bool(code)
 
 
 def test_a_container_stands_in_front_of_every_program() -> None:

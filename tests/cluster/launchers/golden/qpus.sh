@@ -1,0 +1,93 @@
+#!/usr/bin/env bash
+# dqk gram X.npy -o K.zarr --backend qiskit:qrmi/heron --shots 1000
+# in one process. Written by `dqk launch slurm`; change it as you like, `sbatch` takes it.
+#SBATCH --job-name=dqk-gram
+#SBATCH --nodes=1
+#SBATCH --ntasks-per-node=1
+#SBATCH --exclusive
+#SBATCH --time=30
+#SBATCH --qpu=heron,test.eagle
+#SBATCH --chdir="/scratch/my work"
+#SBATCH --output="/scratch/run/log-%j.txt"
+#SBATCH --open-mode=append
+#SBATCH --requeue
+#SBATCH --signal=B:USR1@120
+
+# --- what runs, and how it goes on after a requeue ---
+run=/scratch/run
+payload=(gram X.npy -o K.zarr --backend qiskit:qrmi/heron --shots 1000)
+if [ "${SLURM_RESTART_COUNT:-0}" -gt 0 ]; then payload+=(--resume); fi
+
+# The job of an array has a name of its own, so that a requeue concerns it alone.
+job=$SLURM_JOB_ID
+if [ -n "${SLURM_ARRAY_JOB_ID:-}" ]; then job=${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}; fi
+rm -f "$run/exit-$job"
+quit() {
+  printf '%s\n' "$1" >"$run/exit-$job"
+  exit "$1"
+}
+
+# Tasks get this script's environment, also where sbatch was told to take none along.
+unset SLURM_EXPORT_ENV
+
+# --- Slurm's warning, 120 s before the time limit: the program saves its state and ends ---
+warned=no
+step=
+# shellcheck disable=SC2317 # the trap calls it
+warn() {
+  warned=yes
+  if [ -n "$step" ]; then kill -USR1 "$step" 2>/dev/null; fi
+}
+trap warn USR1
+
+# The exit code of a child, also where the warning interrupts the waiting.
+finish() {
+  local code again
+  while :; do
+    wait "$1"
+    code=$?
+    kill -0 "$1" 2>/dev/null || break
+  done
+  wait "$1" 2>/dev/null
+  again=$?
+  if [ "$again" -ne 127 ]; then code=$again; fi
+  return "$code"
+}
+
+# --- the environment ---
+python=(/opt/dqk/bin/python)
+set -u +e # whatever the lines above have set
+ulimit -n "$(ulimit -Hn)"
+# srun takes the CPUs of a task from its own options alone.
+cpus=${SLURM_CPUS_PER_TASK:-$((SLURM_CPUS_ON_NODE / 1))}
+
+# --- quantum resources: QRMI passes over names that it does not know ---
+granted=${QRMI_JOB_QPU_RESOURCES:-${SLURM_JOB_QPU_RESOURCES:-}}
+for qpu in heron test.eagle; do
+  case ",$granted," in
+    *",$qpu,"*) ;;
+    *)
+      echo "the job has no QPU $qpu, only: ${granted:-none}; ask the site for the names in its qrmi_config.json" >&2
+      quit 1
+      ;;
+  esac
+done
+
+# --- the work ---
+code=138 # what the program ends with once it is warned
+if [ "$warned" = no ]; then
+  export DQK_THREADS=$cpus OMP_NUM_THREADS=$cpus
+  srun --nodes=1 --ntasks=1 --cpus-per-task="$cpus" "${python[@]}" -m dqk "${payload[@]}" &
+  step=$!
+  finish "$step"
+  code=$?
+fi
+
+# Warned, or preempted: then Slurm sends SIGTERM to the steps, and the program ends with 143. A cancelled job does not get here.
+again=no
+if [ "$code" -eq 143 ]; then again=yes; fi
+if [ "$warned" = yes ] && [ "$code" -gt 128 ]; then again=yes; fi
+if [ "$again" = yes ] && [ "${SLURM_RESTART_COUNT:-0}" -lt 100 ]; then
+  scontrol requeue "$job" && echo "the state is saved, the job is queued again" && exit "$code"
+fi
+quit "$code"
