@@ -16,7 +16,7 @@ PIP_ARGS ?=
 PYTEST_ARGS ?=
 DEMO_ARGS ?=
 SOAK_ARGS ?=
-BENCHMARKS ?= benchmarks/gram.py benchmarks/qklstm_step.py benchmarks/store.py benchmarks/farming.py benchmarks/executors.py
+BENCHMARKS ?= benchmarks/gram.py benchmarks/qklstm_step.py benchmarks/store.py benchmarks/farming.py benchmarks/executors.py benchmarks/learning.py
 
 comma := ,
 step = @printf '\n==> %s\n' "$(1)"

@@ -6,7 +6,8 @@ Data are scikit-learn's digits; "digits-like" ones are digits drawn with replace
 compare, on 12 principal components and 12 qubits, `KernelClassifier` (whole matrix, columns of support vectors when it predicts)
 with `NystroemFeatures` and `LinearSVC`; each has the bandwidth and C that a cross-validation on the training part of split 0 chose
 for it (bandwidths 0.25, 0.5, 1; C 10 and 100, or 3, 30, 300). Times are of fit and prediction on the same split, alternating;
-accuracies are held out, means over five splits. The last figure is scikit-learn's own `Nystroem`, which calls a kernel pair by pair.
+accuracies are held out, means over five splits. Both SVMs encode every sample once, which bounds the ratio of times from below; a
+device would run as many circuits as there are kernel values. The last figure is scikit-learn's `Nystroem`, called pair by pair.
 """
 
 from __future__ import annotations
