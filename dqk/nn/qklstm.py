@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dqk.backends import Backend
 from dqk.errors import InvalidInputError
-from dqk.kernels import FeatureMap, FidelityKernel, Kernel
+from dqk.kernels import FeatureMap, Kernel
 from dqk.kernels.inputs import to_samples
 from dqk.nn.farm_rule import Farm, Farming, FarmOptions
 from dqk.nn.kernel_cell import KernelCell
@@ -124,16 +124,7 @@ class QKLSTM(GatedRecurrence):
         kernel: Literal["fidelity", "rbf", "linear"] | Kernel = "fidelity",
     ):
         super().__init__(input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional)
-        problems = self._problems()
-        if isinstance(kernel, FidelityKernel):
-            given = {"feature_map": feature_map, "shots": shots, "executor": executor}
-            given["backend"] = None if backend == "auto" else backend
-            problems += [
-                f"{name} belongs to the kernel, which is given" for name, value in given.items() if value is not None
-            ]
-            feature_map, backend, executor = kernel.feature_map, kernel.backend, kernel.executor
-            shots = kernel.shots  # type: ignore[assignment]  # the options refuse a plan
-        self.options = QKOptions(
+        options = QKOptions(
             n_qubits=n_qubits,
             n_references=n_references,
             references=references,
@@ -148,11 +139,12 @@ class QKLSTM(GatedRecurrence):
             shots=shots,
             kernel=kernel,
         )
+        self.options, executor, contradictions = options.with_kernel(executor)
+        problems = self._problems() + contradictions
         problems += self.options.problems([] if problems else [hidden_size + n for n in self._layer_input_sizes()])
         data_problems, data = ([], None) if problems else self._reference_data(reference_data)
         workers = FarmOptions(executor, farm, micro_batch)
-        problems += data_problems + workers.problems() + self._worker_problems(executor)
-        if problems:
+        if problems := problems + data_problems + workers.problems() + self._worker_problems(executor):
             raise InvalidInputError("QKLSTM cannot be built: " + "; ".join(problems))
 
         def cell(size: int) -> ReferenceCell:
@@ -160,7 +152,7 @@ class QKLSTM(GatedRecurrence):
             return QKCell(*arguments, workers) if self.options.is_fidelity else KernelCell(*arguments)
 
         self._build(cell)
-        _warn_of(feature_map)
+        _warn_of(self.options.feature_map)
 
     def _worker_problems(self, executor: Any) -> list[str]:
         if executor is None or self.options.is_fidelity:
