@@ -113,7 +113,7 @@ def test_parts_run_on_workers_with_the_same_bits():
         ),
         (lambda: FIDELITY + RBFKernel(2), InvalidInputError, r"different lengths \(\{'k1': 3, 'k2': 2\}\)"),
         (lambda: ProductKernel(FIDELITY, "rbf"), InvalidInputError, "k2 is 'rbf', expected a dqk kernel"),
-        (lambda: 0 * FIDELITY, InvalidInputError, "factor is 0, expected a finite number above 0"),
+        (lambda: 0 * FIDELITY, InvalidInputError, "factor is 0.0, expected a finite number above 0"),
         (lambda: -1.5 * FIDELITY, InvalidInputError, "factor is -1.5"),
         (lambda: FIDELITY + 1, TypeError, "unsupported operand"),
         (lambda: RBFKernel(0), InvalidInputError, "n_features is 0"),
