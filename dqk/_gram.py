@@ -180,8 +180,7 @@ def gram(
     Args:
         kernel: any kernel; `kernel(X, Y)` is `gram(kernel, X, Y)`.
         X: samples, shape (N, d).
-        Y: samples, shape (M, d); None (or X itself) for the symmetric matrix, computed once and, for most kernels, with a unit
-            diagonal.
+        Y: samples, shape (M, d); None (or X itself) for the symmetric matrix, computed once; its diagonal is that of the kernel.
         executor: where tiles run. None or `inline`: the threads of this process. `processes`, `ray`: workers that are started
             when they are first used and end with this process. `mpi`: all ranks, each of which calls this function with the
             same arguments. An open `WorkerPool`, or any `concurrent.futures.Executor`.
@@ -256,6 +255,10 @@ def _samples(kernel: Kernel, X: Any, Y: Any) -> tuple[Tensor, Tensor | None]:
 
 
 def _engine(kernel: Kernel, executor: Any, store: Any, progress: Any, seed: int | None) -> Any:
+    if not kernel.runs_circuits and (executor not in (None, "inline") or store is not None):
+        raise UnsupportedError(
+            f"a {type(kernel).__name__} runs no circuits: it is a matrix product in this process; leave out executor and store"
+        )
     if executor is None:
         executor = getattr(kernel, "executor", None)
     shots = getattr(kernel, "shots", None)

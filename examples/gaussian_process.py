@@ -1,6 +1,6 @@
 """A Gaussian process whose quantum kernel gets its bandwidth, and its noise, from the data: the marginal likelihood decides.
 
-    python examples/gaussian_process.py
+python examples/gaussian_process.py
 """
 
 from __future__ import annotations

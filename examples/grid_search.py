@@ -1,6 +1,6 @@
 """A grid search over the bandwidth of a quantum kernel and of its classical twin, under one protocol, on a breast-cancer data set.
 
-    python examples/grid_search.py
+python examples/grid_search.py
 """
 
 from __future__ import annotations

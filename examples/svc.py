@@ -1,6 +1,6 @@
 """A support-vector machine with a quantum kernel on iris, in three ways that are one, beside its classical twin.
 
-    python examples/svc.py
+python examples/svc.py
 """
 
 from __future__ import annotations
