@@ -43,6 +43,7 @@ class ProgressReporter(Reporter):
         )
         self._epochs = 0
         self._n_batches = 0
+        self._counts = False
         self._task: TaskID | None = None
 
     def __enter__(self) -> ProgressReporter:
@@ -64,10 +65,8 @@ class ProgressReporter(Reporter):
     def began(self, facts: Facts) -> None:
         """Says what is trained and starts the bar."""
         self._epochs, self._n_batches = facts.epochs, facts.batches
-        self._print(
-            f"{facts.model}: {facts.parameters} parameters; {facts.sentences} sentences of {facts.words} words to train on, "
-            f"{facts.distinct_words} words and {facts.tags} tags distinct"
-        )
+        self._counts = facts.counts
+        self._print(f"{facts.model}: {facts.parameters} parameters; {facts.data}")
         if facts.kernel is not None:
             self._print(f"kernel: {facts.kernel}")
         self._print(f"run folder: {facts.folder}")
@@ -85,16 +84,17 @@ class ProgressReporter(Reporter):
 
     def batch(self, state: State) -> None:
         """Moves the bar."""
-        loss, accuracy = state.loss_sum / state.tokens, state.correct / state.tokens
-        self._update(state, f"loss {loss:.4f} accuracy {accuracy:.3f}")
+        accuracy = f" accuracy {state.correct / state.tokens:.3f}" if self._counts else ""
+        self._update(state, f"loss {state.loss_sum / state.tokens:.4f}{accuracy}")
 
     def epoch(self, line: dict[str, Any]) -> None:
         """Prints a line where there is no terminal."""
         every = math.ceil(self._epochs / _LINES)
         if self._bar.disable and (line["epoch"] % every == 0 or line["epoch"] in (1, self._epochs)):
+            accuracy = f" and accuracy {line['eval_accuracy']:.4f}" if self._counts else ""
             self._print(
                 f"epoch {line['epoch']}/{self._epochs}: loss {line['train_loss']:.4f}, "
-                f"then {line['eval_loss']:.4f} and accuracy {line['eval_accuracy']:.4f}, in {line['seconds']:.2f} s"
+                f"then {line['eval_loss']:.4f}{accuracy}, in {line['seconds']:.2f} s"
             )
 
     def _update(self, state: State, metrics: str = "first batch ...") -> None:
