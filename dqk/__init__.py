@@ -23,7 +23,7 @@ _HOMES = {
     "ProjectedKernel": "dqk.kernels",
     "gram": "dqk._gram",
 }
-_PACKAGES = ("backends", "circuit", "cluster", "data", "errors", "kernels", "nn", "scheduler", "testing", "training")
+_PACKAGES = "backends circuit cluster data errors kernels learn nn scheduler testing training".split()
 
 
 def __getattr__(name: str) -> Any:

@@ -42,6 +42,8 @@ _NO_LOG = "log=True with shots: a relative frequency can be 0; take the logarith
 class _InlineEngine:
     """Evaluates in this process, on its threads."""
 
+    stores = False
+
     def __init__(self, progress: bool):
         self.progress = progress
 
@@ -76,6 +78,11 @@ class _PoolEngine:
         self.executor, self.observers, self.shots, self.seed = executor, observers, shots, seed
         self.destination, self.about = destination, about
         self.std_error: Tensor | None = None
+
+    @property
+    def stores(self) -> bool:
+        """Whether there is a destination."""
+        return self.destination is not None
 
     def fidelity(
         self, backend: str | Backend, circuit: Circuit, ax: Tensor, ay: Tensor | None, shared: Tensor, log: bool
@@ -169,7 +176,8 @@ def gram(
     Args:
         kernel: any kernel; `kernel(X, Y)` is `gram(kernel, X, Y)`.
         X: samples, shape (N, d).
-        Y: samples, shape (M, d); None (or X itself) for the symmetric matrix, computed once and with a unit diagonal.
+        Y: samples, shape (M, d); None (or X itself) for the symmetric matrix, computed once and, for most kernels, with a unit
+            diagonal.
         executor: where tiles run. None or `inline`: the threads of this process. `processes`, `ray`: workers that are started
             when they are first used and end with this process. `mpi`: all ranks, each of which calls this function with the
             same arguments. An open `WorkerPool`, or any `concurrent.futures.Executor`.
@@ -199,6 +207,10 @@ def gram(
             f"kernel is {kernel!r}, expected a dqk kernel such as FidelityKernel(zz_feature_map(4))"
         )
     _check_sampling(kernel, seed, return_std_error, store)
+    if not kernel.runs_circuits and (executor not in (None, "inline") or store is not None):
+        raise UnsupportedError(
+            f"a {type(kernel).__name__} runs no circuits: it is a matrix product in this process; leave out executor and store"
+        )
     as_tensor = isinstance(X, Tensor) or isinstance(Y, Tensor)
     x, y = _samples(kernel, X, Y)
     if store is not None and any(samples is not None and samples.requires_grad for samples in (x, y)):
@@ -249,6 +261,11 @@ def _engine(kernel: Kernel, executor: Any, store: Any, progress: Any, seed: int 
     if store is not None and not isinstance(store, Destination):
         raise InvalidInputError(f"store is {store!r}, expected a path such as 'K.zarr' or a Destination")
     return _PoolEngine(executor_of(executor), _observers(progress), shots, seed, store, str(kernel))
+
+
+def engine_of(kernel: Kernel) -> Any:
+    """What evaluates a kernel by itself, for code that calls `kernel._matrix` many times."""
+    return _engine(kernel, None, None, False, None)
 
 
 def _observers(progress: bool | Observer | Sequence[Observer]) -> Sequence[Observer]:

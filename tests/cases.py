@@ -20,7 +20,7 @@ from dqk.backends._sampler import open_sampler
 from dqk.backends.sampled import SampledBackend
 from dqk.backends.statevector import StatevectorBackend
 from dqk.circuit import GATES, Circuit, Gate, constant, data, shared, unitary
-from dqk.kernels import FeatureMap
+from dqk.kernels import FeatureMap, LinearKernel, ProductKernel, RBFKernel, ScaledKernel, SumKernel
 from dqk.kernels.feature_maps import (
     bsp_feature_map,
     from_pennylane,
@@ -173,6 +173,18 @@ KERNELS: dict[str, Callable[[], Kernel]] = {
     "ProjectedKernel-custom": lambda: ProjectedKernel(
         FEATURE_MAPS["FeatureMap-custom"], gamma=2.0, backend="reference"
     ),
+    "RBFKernel": lambda: RBFKernel(3, bandwidth=0.8),
+    "RBFKernel-scale": lambda: RBFKernel(2, trainable="scale"),
+    "LinearKernel": lambda: LinearKernel(3),
+    "LinearKernel-scale": lambda: LinearKernel(2, bandwidth=1.7, trainable="scale"),
+    "SumKernel": lambda: SumKernel(FidelityKernel(FEATURE_MAPS["reuploading_feature_map-rotations"]), LinearKernel(3)),
+    "SumKernel-projected": lambda: ProjectedKernel(bsp_feature_map(2)) + FidelityKernel(bsp_feature_map(2)),
+    "SumKernel-of-itself": lambda: (lambda k: SumKernel(k, k))(RBFKernel(2, trainable="scale")),
+    "ProductKernel": lambda: ProductKernel(
+        FidelityKernel(FEATURE_MAPS["reuploading_feature_map-scale"]), RBFKernel(3, 0.5, trainable="scale")
+    ),
+    "ProductKernel-linear": lambda: RBFKernel(2) * (2.0 * LinearKernel(2)),
+    "ScaledKernel": lambda: ScaledKernel(3.0, FidelityKernel(qklstm_feature_map(2))),
 }
 
 _installed = {point.name: point.load()() for point in entry_points(group="dqk.backends")}

@@ -20,7 +20,7 @@ MAX_PUBLIC_NAMES = 20
 # Not loaded by `import dqk`: optional dependencies, and modules that would make it slow.
 NOT_IMPORTED = {"ray", "mpi4py", "cuquantum", "qiskit", "fastapi", "matplotlib", "pandas", "pennylane", "sklearn"}
 # Imported only in files whose name starts with an underscore.
-OPTIONAL = {"ray", "mpi4py", "cuquantum", "qiskit", "pennylane", "cupy", "triton"}
+OPTIONAL = {"ray", "mpi4py", "cuquantum", "qiskit", "pennylane", "cupy", "triton", "sklearn"}
 
 per_source = pytest.mark.parametrize("source", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
 

@@ -77,6 +77,8 @@ class Farming:
                 raise InvalidInputError(f"{what}: only the model 'qklstm' has kernel values for workers; leave it out")
             return
         recurrent = self._recurrent = tagger.recurrent
+        if self.qpus and not recurrent.options.is_fidelity:
+            raise InvalidInputError(f"--qpu: measures circuits, and the kernel {recurrent.options.kernel!r} has none")
         if self.qpus and recurrent.options.shots is None:
             raise InvalidInputError("--qpu: measures kernel values, and how often is missing; give --shots 2000, say")
         if pool is not None:

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from dqk.circuit import Circuit, simplify_for_fidelity
-from dqk.errors import InvalidInputError
+from dqk.errors import InvalidInputError, UnsupportedError
+from dqk.kernels.alignment import centred_alignment, classes_of
 from dqk.kernels.base import Kernel, evaluated
 from dqk.kernels.feature_map import FeatureMap
 from dqk.kernels.fidelity import FidelityKernel
@@ -208,14 +209,19 @@ def diagnose(kernel: Kernel, X: Any = None, y: Any = None, seed: int = 0) -> Dia
 
     Raises:
         InvalidInputError: for samples or labels that cannot be used.
+        UnsupportedError: for a kernel that is not normalised.
     """
+    if not kernel.normalised:
+        raise UnsupportedError(
+            f"a {type(kernel).__name__} is not normalised: a diagnosis compares its values with k(x, x) = 1; diagnose its parts"
+        )
     circuit = CircuitFacts.of(kernel.feature_map.circuit) if isinstance(kernel, FidelityKernel) else None
     if X is None:
         if y is not None:
             raise InvalidInputError("labels without samples: give X, too")
         return Diagnosis(str(kernel), circuit, None, tuple(_structural(circuit)))
     x = to_samples("X", X, kernel.n_features).detach()
-    labels = None if y is None else _labels(y, len(x))
+    labels = None if y is None else classes_of(y, len(x))
     if len(x) < 2:
         raise InvalidInputError(f"X has {len(x)} sample, expected at least 2 to compare")
     rows = np.sort(np.random.default_rng(seed).permutation(len(x))[:_MOST])
@@ -238,18 +244,6 @@ def effective_rank(matrix: np.ndarray) -> float:
     values = np.linalg.eigvalsh(matrix).clip(0)
     parts = values[values > 0] / values.sum()
     return float(np.exp(-(parts * np.log(parts)).sum()))
-
-
-def centred_alignment(matrix: np.ndarray, labels: np.ndarray) -> float:
-    """Centred alignment of K with the matrix that is 1 for equal labels and 0 for others, -1 to 1.
-
-    References:
-        Cortes, Mohri and Rostamizadeh, "Algorithms for learning kernels based on centered alignment", JMLR 13 (2012).
-    """
-    target = (labels[:, None] == labels[None, :]).astype(float)
-    a, b = (m - m.mean(0) - m.mean(1)[:, None] + m.mean() for m in (matrix, target))
-    length = float(np.linalg.norm(a) * np.linalg.norm(b))
-    return float((a * b).sum()) / length if length > 0 else 0.0
 
 
 def _log_matrix(kernel: Kernel, x: Tensor) -> np.ndarray:
@@ -362,15 +356,6 @@ def _suggested(kernel: Any, trials: Sequence[BandwidthTrial], needed: bool) -> f
 
 def _merit(trial: BandwidthTrial) -> float:
     return trial.spread if trial.alignment is None else trial.alignment
-
-
-def _labels(y: Any, count: int) -> np.ndarray:
-    labels = np.asarray(y.detach().cpu() if isinstance(y, Tensor) else y)
-    if labels.ndim != 1 or len(labels) != count:
-        raise InvalidInputError(f"labels of shape {labels.shape}, expected ({count},): one for each sample")
-    if len(np.unique(labels)) < 2:
-        raise InvalidInputError(f"labels of one class ({labels[0]!r}), expected two or more to compare the kernel with")
-    return labels
 
 
 def _list(numbers: Sequence[int]) -> str:

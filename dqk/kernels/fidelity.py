@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from dqk.backends.base import Backend
 from dqk.circuit import Circuit, simplify_for_fidelity
 from dqk.errors import InvalidInputError, whole_number
-from dqk.kernels.base import Engine, Kernel
+from dqk.kernels.base import Engine
+from dqk.kernels.encoded import EncodedKernel
 from dqk.kernels.feature_map import FeatureMap
 from dqk.kernels.shot_plan import ShotPlan
 
 
-class FidelityKernel(Kernel):
+class FidelityKernel(EncodedKernel):
     """`k(x, y) = |<phi(x)|phi(y)>|^2` for any feature map phi.
 
     Args:
@@ -45,25 +46,13 @@ class FidelityKernel(Kernel):
         shots: int | ShotPlan | None = None,
         executor: Any = None,
     ):
-        super().__init__()
-        if not isinstance(feature_map, FeatureMap):
-            raise InvalidInputError(
-                f"feature_map is {feature_map!r}, expected a FeatureMap such as zz_feature_map(4) from dqk.kernels.feature_maps"
-            )
-        self.feature_map = feature_map
-        self.backend = backend
+        super().__init__(feature_map, backend)
         if shots is not None and not isinstance(shots, ShotPlan):
             shots = whole_number("shots", shots, 1, "None (exact), a ShotPlan or ")
         self.shots = shots
         if isinstance(shots, int) and shots >= 2**53:
             raise InvalidInputError(f"shots is {shots}, expected less than 2**53: frequencies are float64")
         self.executor = executor
-        self.params = nn.Parameter(feature_map.initial_params()) if feature_map.n_params else None
-
-    @property
-    def n_features(self) -> int:
-        """Length d of a sample."""
-        return self.feature_map.n_features
 
     @property
     def circuit(self) -> Circuit:
@@ -75,7 +64,3 @@ class FidelityKernel(Kernel):
         ax, shared = self.feature_map.finite_angles(x, params)
         ay = None if y is None else self.feature_map.finite_angles(y, params)[0]
         return engine.fidelity(self.backend, self.circuit, ax, ay, shared, log)
-
-    def extra_repr(self) -> str:
-        """Shown by `print(kernel)`."""
-        return f"{self.feature_map.name}, n_qubits={self.feature_map.n_qubits}, backend={self.backend!r}"

@@ -5,15 +5,17 @@ Choose it where the fidelity kernel concentrates: it keeps a useful spread on ma
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from dqk.backends.base import Backend, mirror
-from dqk.errors import InvalidInputError, real_number
-from dqk.kernels.base import Engine, Kernel
+from dqk.backends.base import Backend
+from dqk.errors import real_number
+from dqk.kernels.base import Engine
+from dqk.kernels.encoded import EncodedKernel
 from dqk.kernels.feature_map import FeatureMap
+from dqk.kernels.rbf import gaussian
 
 
-class ProjectedKernel(Kernel):
+class ProjectedKernel(EncodedKernel):
     """`k(x, y) = exp(-gamma sum_q ||rho_q(x) - rho_q(y)||_F^2)` with one-qubit reduced density matrices `rho_q`.
 
     Args:
@@ -29,18 +31,8 @@ class ProjectedKernel(Kernel):
     """
 
     def __init__(self, feature_map: FeatureMap, gamma: float = 1.0, backend: str | Backend = "auto"):
-        super().__init__()
-        if not isinstance(feature_map, FeatureMap):
-            raise InvalidInputError(f"feature_map is {feature_map!r}, expected a FeatureMap such as zz_feature_map(4)")
-        self.feature_map = feature_map
+        super().__init__(feature_map, backend)
         self.gamma = real_number("gamma", gamma, above=0)
-        self.backend = backend
-        self.params = nn.Parameter(feature_map.initial_params()) if feature_map.n_params else None
-
-    @property
-    def n_features(self) -> int:
-        """Length d of a sample."""
-        return self.feature_map.n_features
 
     def _matrix(self, engine: Engine, x: Tensor, y: Tensor | None, log: bool) -> Tensor:
         n = self.feature_map.n_qubits
@@ -51,10 +43,9 @@ class ProjectedKernel(Kernel):
             angles, shared = self.feature_map.finite_angles(samples, params)
             return engine.expectations(self.backend, self.feature_map.circuit, angles, words, shared)
 
-        rows = bloch(x)
-        columns = rows if y is None else bloch(y)
-        # ||rho - rho'||_F^2 = |r - r'|^2 / 2 for Bloch vectors r; the expanded square is a matrix product.
-        squared = rows.square().sum(1)[:, None] + columns.square().sum(1)[None, :] - 2 * rows @ columns.T
-        exponent = -self.gamma * squared.clamp(min=0) / 2
-        values = exponent if log else exponent.exp()
-        return values if y is not None else mirror(values, 0.0 if log else 1.0)
+        # ||rho - rho'||_F^2 = |r - r'|^2 / 2 for Bloch vectors r.
+        return gaussian(bloch(x), None if y is None else bloch(y), self.gamma / 2, log)
+
+    def extra_repr(self) -> str:
+        """Shown by `print(kernel)`."""
+        return f"{super().extra_repr()}, gamma={self.gamma:g}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,7 +13,7 @@ from dqk.backends import Backend, resolve
 from dqk.backends.sampled import SampledBackend
 from dqk.circuit import simplify_for_fidelity
 from dqk.errors import InvalidInputError, unknown_name
-from dqk.kernels import FeatureMap
+from dqk.kernels import FeatureMap, FidelityKernel, Kernel, LinearKernel, RBFKernel
 from dqk.kernels.feature_maps import qklstm_feature_map
 from dqk.nn.recurrent import whole_number, yes_or_no
 
@@ -27,6 +28,7 @@ _CHOICES = {
     "reference_space": ("angle", "input"),
     "readout": ("per_gate", "shared", "scalar"),
 }
+_TWINS: dict[str, type[RBFKernel] | type[LinearKernel]] = {"rbf": RBFKernel, "linear": LinearKernel}
 _TRAINABLE_MAP = "reuploading_feature_map(n_qubits, trainable='rotations')"
 
 
@@ -46,6 +48,12 @@ class QKOptions:
     feature_map: FeatureMap | None
     backend: str | Backend
     shots: int | None = None
+    kernel: str | Kernel = "fidelity"
+
+    @property
+    def is_fidelity(self) -> bool:
+        """Whether the kernel is that of a feature map's states."""
+        return self.kernel == "fidelity" or isinstance(self.kernel, FidelityKernel)
 
     @property
     def n_reference_sets(self) -> int:
@@ -60,15 +68,31 @@ class QKOptions:
         n_qubits = self.n_qubits if self.n_qubits is not None else 4 if self.projection else n_inputs
         return qklstm_feature_map(n_qubits, bandwidth=self.bandwidth)
 
+    def kernel_for(self, n_inputs: int) -> Kernel:
+        """The kernel of a cell with `n_inputs` = hidden + input features, where it is not a fidelity."""
+        if isinstance(self.kernel, Kernel):
+            return self.kernel
+        n_features = self.n_qubits if self.n_qubits is not None else 4 if self.projection else n_inputs
+        return _TWINS[self.kernel](n_features, self.bandwidth)
+
     def scale_for(self, feature_map: FeatureMap) -> float:
         """The factor c on kernel values: `2**(n_qubits / 2)`, unless a number was given."""
+        return self._power(feature_map.n_qubits) if self.kernel_scale == "auto" else float(self.kernel_scale)
+
+    def scale_of(self, kernel: Kernel) -> float:
+        """The factor c on values of another kernel."""
         if self.kernel_scale != "auto":
             return float(self.kernel_scale)
-        if feature_map.n_qubits > 200:
+        if self.kernel == "linear":
+            return math.sqrt(kernel.n_features)
+        return self._power(kernel.n_features) if self.kernel == "rbf" else 1.0
+
+    def _power(self, n_qubits: int) -> float:
+        if n_qubits > 200:
             raise InvalidInputError(
-                f"kernel_scale='auto' is 2**(n_qubits / 2), too large a number for {feature_map.n_qubits} qubits; give a number"
+                f"kernel_scale='auto' is 2**(n_qubits / 2), too large a number for {n_qubits} qubits; give a number"
             )
-        return 2.0 ** (feature_map.n_qubits / 2)
+        return 2.0 ** (n_qubits / 2)
 
     def problems(self, cell_inputs: list[int]) -> list[str]:
         """Everything that is wrong.
@@ -91,8 +115,50 @@ class QKOptions:
             found.append(
                 f"feature_map is {self.feature_map!r}, expected a FeatureMap such as bsp_feature_map(4), or None"
             )
-        found += self._contradictions()
-        return found or self._map_problems(cell_inputs)
+        found += self._contradictions() + self._kernel_problems()
+        if found or self.is_fidelity:
+            return found or self._map_problems(cell_inputs)
+        return self._width_problems(cell_inputs, lambda n_inputs: self.kernel_for(n_inputs).n_features, "kernel")
+
+    def _kernel_problems(self) -> list[str]:
+        if not isinstance(self.kernel, Kernel) and self.kernel not in ("fidelity", *_TWINS):
+            if isinstance(self.kernel, str):
+                return [str(unknown_name("kernel", self.kernel, ("fidelity", *_TWINS)))]
+            return [f"kernel is {self.kernel!r}, expected 'fidelity', 'rbf', 'linear' or a dqk kernel"]
+        if self.kernel == "fidelity":
+            return []
+        name, found = self.kernel if isinstance(self.kernel, str) else type(self.kernel).__name__, []
+        if not isinstance(self.kernel, FidelityKernel):
+            set_apart = {"feature_map": self.feature_map, "shots": self.shots}
+            found += [
+                f"{n} is for kernel='fidelity', not for {name!r}; leave it out" for n, v in set_apart.items() if v
+            ]
+            if self.backend != "auto":
+                found.append(f"backend is for kernel='fidelity', not for {name!r}; leave it out")
+            trained = isinstance(self.kernel, Kernel) and any(True for _ in self.kernel.parameters())
+            if self.gate_kernel == "circuit" and not trained:
+                found.append(
+                    f"gate_kernel='circuit' gives every gate its own kernel parameters, but kernel {name!r} has none; use a "
+                    "trainable one, such as RBFKernel(4, trainable='scale')"
+                )
+        if isinstance(self.kernel, Kernel) and self.n_qubits not in (None, self._width):
+            found.append(f"n_qubits is {self.n_qubits}, but the kernel is for {self._width}; leave n_qubits out")
+        return found
+
+    @property
+    def _width(self) -> int:
+        """Qubits of a given kernel, or its features if it has none."""
+        feature_map = getattr(self.kernel, "feature_map", None)
+        return self.kernel.n_features if feature_map is None else feature_map.n_qubits  # type: ignore[union-attr]
+
+    def _width_problems(self, cell_inputs: list[int], takes: Callable[[int], int], what: str) -> list[str]:
+        return [
+            f"projection=False puts the {n_inputs} hidden and input features of a layer into the {what}, which takes "
+            f"{takes(n_inputs)}; give a {what.removeprefix('feature ')} of {n_inputs} features (n_qubits={n_inputs} for the "
+            "paper's), or leave projection=True"
+            for n_inputs in dict.fromkeys(cell_inputs)
+            if not self.projection and takes(n_inputs) != n_inputs
+        ]
 
     def _contradictions(self) -> list[str]:
         found = []
@@ -118,17 +184,10 @@ class QKOptions:
             return [
                 f"n_qubits is {self.n_qubits}, but feature_map {given.name!r} has {given.n_qubits}; leave n_qubits out"
             ]
-        found = []
-        for n_inputs in dict.fromkeys(cell_inputs):
-            feature_map = self.map_for(n_inputs)
-            if not self.projection and feature_map.n_features != n_inputs:
-                found.append(
-                    f"projection=False puts the {n_inputs} hidden and input features of a layer into the feature map, "
-                    f"which takes {feature_map.n_features}; give a map of {n_inputs} features (n_qubits={n_inputs} for "
-                    "the paper's), or leave projection=True"
-                )
+        found = self._width_problems(cell_inputs, lambda n_inputs: self.map_for(n_inputs).n_features, "feature map")
         if found or not cell_inputs:
             return found
+        feature_map = self.map_for(cell_inputs[-1])
         kept = simplify_for_fidelity(feature_map.circuit)
         if not kept.circuit.columns("data"):
             found.append(

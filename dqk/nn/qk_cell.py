@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from dqk._gram import executor_of, job_of, sampled_job_of
 from dqk.backends import EncodingBackend, autograd, resolve
@@ -24,10 +23,11 @@ from dqk.nn.fused import FusedPlan, run_fused
 from dqk.nn.layout import Layout
 from dqk.nn.measured import Measured, Spent, circuits_of
 from dqk.nn.options import QKOptions
-from dqk.nn.recurrent import GateCell, Step
+from dqk.nn.recurrent import Step
+from dqk.nn.reference_cell import ReferenceCell
 
 
-class QKCell(GateCell):
+class QKCell(ReferenceCell):
     """`pre_g = sum_j alpha_gj c k_g(z_t, r_gj) + b_g` with `z_t = W [h_{t-1}; x_t] + b`, arXiv 2411.13225 eq. (3).
 
     Args:
@@ -42,22 +42,11 @@ class QKCell(GateCell):
         farm: workers that may compute kernel values; None for none.
 
     Attributes:
-        projection: W and b; None if the map takes v_t as it is. Its rows are (gate, feature) if the gates project
-            apart.
-        references: shape (sets, N, n_features), or (sets, N, H + D) in input space; a parameter if learned, else a
-            buffer.
         params: trainable parameters of the feature map, shape (copies, n_params); None if it has none.
-        alpha: shape (gates, N, H); one gate if the readout is shared, one hidden unit if it is scalar.
-        gate_bias: b_g, shape (gates, H), or (gates, 1) if the readout is scalar; None without bias.
         plan: how compiled code runs the cell, see `dqk.nn.compiled`; None if it does not.
         torch_because: why compiled code cannot run the cell; None if it can.
         fused: whether all time steps make one autograd node in torch, see `dqk.nn.fused`.
     """
-
-    projection: nn.Linear | None
-    references: Tensor
-    params: nn.Parameter | None
-    gate_bias: nn.Parameter | None
 
     def __init__(
         self,
@@ -70,8 +59,7 @@ class QKCell(GateCell):
         dtype: torch.dtype | None = None,
         farm: FarmOptions | None = None,
     ):
-        super().__init__(input_size, hidden_size)
-        self.options = options
+        super().__init__(input_size, hidden_size, options)
         self.set_farm(farm)
         self.feature_map = options.map_for(hidden_size + input_size)
         self.kernel_scale = options.scale_for(self.feature_map)
@@ -79,68 +67,25 @@ class QKCell(GateCell):
         self.backend = resolve(options.backend, self.circuit)
         self.spent = Spent()
         self.measures = options.shots is not None or isinstance(self.backend, SampledBackend)
-        place: dict[str, Any] = {"device": device, "dtype": dtype}
-        n_inputs, n_features, count = hidden_size + input_size, self.feature_map.n_features, options.n_references
-        copies = 4 if options.gate_kernel == "projection" else 1
-        linear = nn.Linear(n_inputs, copies * n_features, **place) if options.projection else None
-        self.register_module("projection", linear)
-        width = n_inputs if options.reference_space == "input" else n_features
-        references = torch.empty(options.n_reference_sets, count, width, **place)
-        if options.references == "learned":
-            self.references = nn.Parameter(references)
-        else:
-            self.register_buffer("references", references)
-        copies, n_params = 4 if options.gate_kernel == "circuit" else 1, self.feature_map.n_params
-        self.register_parameter("params", nn.Parameter(torch.empty(copies, n_params, **place)) if n_params else None)
-        gates = 1 if options.readout == "shared" else 4
-        units = 1 if options.readout == "scalar" else hidden_size
-        self.alpha = nn.Parameter(torch.empty(gates, count, units, **place))
-        self.register_parameter("gate_bias", nn.Parameter(torch.empty(gates, units, **place)) if bias else None)
+        self._make_parameters(self.feature_map.n_features, self.feature_map.n_params, bias, device, dtype)
         self.fused = not self._apart and isinstance(self.backend, EncodingBackend) and is_affine(self.feature_map)
         self.torch_because = why_not(self)
         self.plan = None if self.torch_because else plan_of(self)
-        self.reset_parameters()
-        if training_inputs is not None:
-            self._adopt(training_inputs)
+        self._start(training_inputs)
 
-    @torch.no_grad()
-    def reset_parameters(self) -> None:
-        """b, alpha and b_g as `nn.Linear` draws them, W with sqrt(6) times its spread. References that come from data stay.
+    @property
+    def _bandwidth(self) -> float:
+        return self.feature_map.bandwidth
 
-        Learned references are standard normal. Fixed ones are uniform in (-pi/2, pi/2), where a map that puts one
-        feature into two rotations has no two points with the same state (narrower for a bandwidth above 1), and
-        standard normal in input space, where W places them.
-        """
-        if self.projection is not None:
-            self.projection.reset_parameters()
-            # Six times nn.Linear's variance, so that z spreads over angles of order one. On the treebank this is worth
-            # something: 0.822 instead of 0.819, mean of 5 seeds (docs/adr/0005).
-            self.projection.weight.mul_(math.sqrt(6))
-        if self.options.references == "fixed" and self.options.reference_space == "angle":
-            bound = math.pi / 2 / max(1.0, self.feature_map.bandwidth)
-            self.references.uniform_(-bound, bound)
-        elif self.options.references != "data":
-            self.references.normal_()
-        if self.params is not None:
-            for row in self.params:
-                row.copy_(self.feature_map.initial_params(dtype=row.dtype))
-            if len(self.params) > 1 and self.feature_map.params_kind == "scale":
-                # All scales start at 1: the gates would start equal.
-                self.params.add_(torch.randn_like(self.params), alpha=0.1)
-        bound = 1 / math.sqrt(self.options.n_references)
-        self.alpha.uniform_(-bound, bound)
-        if self.gate_bias is not None:
-            self.gate_bias.uniform_(-bound, bound)
-
-    @torch.no_grad()
-    def _adopt(self, rows: Tensor) -> None:
-        """Makes training inputs the references; a hidden state that they lack is zero, as at the first time step."""
-        rows = rows.to(self.references)
-        if rows.shape[1] == self.input_size:
-            rows = F.pad(rows, (self.hidden_size, 0))
-        if self.options.reference_space == "angle" and self.projection is not None:
-            rows = self.projection(rows)
-        self.references.copy_(rows.view_as(self.references))
+    def _reset_kernel(self) -> None:
+        if self.params is None:
+            return
+        given = getattr(self.options.kernel, "params", None)
+        for row in self.params:
+            row.copy_(self.feature_map.initial_params(dtype=row.dtype) if given is None else given)
+        if len(self.params) > 1 and self.feature_map.params_kind == "scale":
+            # All scales start at 1: the gates would start equal.
+            self.params.add_(torch.randn_like(self.params), alpha=0.1)
 
     def begin(self, inputs: Tensor) -> tuple[Tensor, Step]:
         """References encoded, inputs projected and readout scaled, once per forward pass; see `GateCell.begin`."""
@@ -168,6 +113,11 @@ class QKCell(GateCell):
         assert job is not None
         return Measured(job, executor, references, shared, self.spent)
 
+    def describe(self) -> str:
+        """Kernel and scale, for `print(module)`."""
+        name, n_qubits = self.feature_map.name, self.feature_map.n_qubits
+        return f"feature_map={name}, n_qubits={n_qubits}, kernel_scale={self.kernel_scale:g}"
+
     def circuits_per_row(self) -> tuple[int, int]:
         """Circuits that a device runs for one sample's time step: for its kernel values, and for their derivatives."""
         params = self.params_of_groups()
@@ -177,33 +127,6 @@ class QKCell(GateCell):
             circuits_of(self.circuit, len(data), *group) for (data, _), group in zip(sample, references, strict=True)
         ]
         return sum(values for values, _ in pairs), sum(derivatives for _, derivatives in pairs)
-
-    @property
-    def _features(self) -> int:
-        """Copies of W times n_features."""
-        linear = self.projection
-        return self.hidden_size + self.input_size if linear is None else linear.out_features
-
-    def _projected(self, inputs: Tensor) -> tuple[Tensor, Tensor | None]:
-        """What the inputs add to the features, shape (S, P), and from hidden state to features, shape (H, P)."""
-        if self.projection is None:
-            return inputs, None
-        hidden, visible = self.projection.weight.split((self.hidden_size, self.input_size), dim=1)
-        return F.linear(inputs, visible, self.projection.bias), hidden.t()
-
-    @staticmethod
-    def features_of(x: Tensor, h: Tensor, hidden: Tensor | None) -> Tensor:
-        """Features z of some rows, shape (b, copies of W * n_features), from what `_projected` gave and h (b, H)."""
-        return torch.cat((h, x), dim=1) if hidden is None else torch.addmm(x, h, hidden)
-
-    def preactivations(self, kernel: list[Tensor], alpha: Tensor, gate_bias: Tensor) -> Tensor:
-        """Pre-activations (4, b, H) from each evaluation's kernel values, and what `_readout` gave."""
-        if self.options.gate_kernel == "shared":
-            values = kernel[0].expand(4, -1, -1)
-        else:
-            together = kernel[0] if len(kernel) == 1 else torch.cat(kernel, dim=1)
-            values = together.view(-1, 4, self.options.n_references).transpose(0, 1)
-        return torch.baddbmm(gate_bias, values, alpha)
 
     def run(
         self, x: Tensor, layout: Layout, h0: Tensor | None, c0: Tensor | None, reverse: bool, check: bool
@@ -228,12 +151,6 @@ class QKCell(GateCell):
         except KeyError:  # a parametrization has taken a parameter's place
             weight, offset = (None, None) if self.projection is None else (self.projection.weight, self.projection.bias)
             return weight, offset, self.references, self.params, self.alpha, self.gate_bias
-
-    @property
-    def weight(self) -> Tensor:
-        """A parameter that shows dtype and device."""
-        own = self._parameters
-        return own["alpha"] if "alpha" in own else self.alpha  # type: ignore[return-value]  # as in `_tensors`
 
     def run_rows(
         self, inputs: Tensor, batch_sizes: Sequence[int], h0: Tensor, c0: Tensor, reverse: bool
@@ -291,26 +208,6 @@ class QKCell(GateCell):
         projected, hidden = self._projected(inputs)
         references = self.angles_of(self._placed_references(), params)
         return run_farmed(plan, Heads(projected, *self._readout(), hidden, params, references), h0, c0)
-
-    @property
-    def _apart(self) -> bool:
-        """Whether the gates see the references in different ways, so that each needs an evaluation of its own."""
-        o = self.options
-        return o.gate_kernel == "circuit" or (o.gate_kernel == "projection" and o.reference_space == "input")
-
-    def _readout(self) -> tuple[Tensor, Tensor]:
-        """The scaled alpha, shape (4, N, H), and b_g, shape (4, 1, H), or one zero."""
-        alpha = (self.kernel_scale * self.alpha).expand(4, -1, self.hidden_size)
-        if self.gate_bias is None:
-            return alpha, alpha.new_zeros(1)
-        return alpha, self.gate_bias.expand(4, self.hidden_size).unsqueeze(1)
-
-    def _placed_references(self) -> Tensor:
-        """References in angle space, shape (sets * N, copies of W * n_features)."""
-        references = self.references.flatten(0, 1)
-        if self.options.reference_space == "input" and self.projection is not None:
-            references = self.projection(references)
-        return references
 
     def _to_angles(self, params: Tensor | None) -> tuple[Tensor, Tensor]:
         """W and b followed by the angles of z: weight (P, H + D) and bias (P,), for angles that are affine in z."""

@@ -10,13 +10,15 @@ from torch import Tensor
 
 from dqk.backends import Backend
 from dqk.errors import InvalidInputError
-from dqk.kernels import FeatureMap
+from dqk.kernels import FeatureMap, FidelityKernel, Kernel
 from dqk.kernels.inputs import to_samples
 from dqk.nn.farm_rule import Farm, Farming, FarmOptions
+from dqk.nn.kernel_cell import KernelCell
 from dqk.nn.measured import Spent
 from dqk.nn.options import GateKernel, QKOptions, Readout, References, ReferenceSpace
 from dqk.nn.qk_cell import QKCell
 from dqk.nn.recurrent import GatedRecurrence
+from dqk.nn.reference_cell import ReferenceCell
 
 
 class QKLSTM(GatedRecurrence):
@@ -57,6 +59,10 @@ class QKLSTM(GatedRecurrence):
         feature_map: None for the paper's, else any `FeatureMap`. Compiled code runs all time steps at once if its angles
             are declared; else they run in torch, with a warning. Its trainable parameters are trained, one copy for
             all gates (one for each with `gate_kernel="circuit"`).
+        kernel: `fidelity`, of the map's states; `rbf` or `linear`, the classical twins of as many features as the map would have
+            qubits (an automatic scale is 2**(n/2) and sqrt(n)); or any dqk kernel, of which each cell trains a copy
+            (automatic scale 1). A `FidelityKernel` brings its feature map with trained parameters, backend, shots and executor.
+            All but fidelities run their time steps in torch.
         backend: `auto`, the name of an installed backend, or a backend object; one that measures, such as
             `qpu:http://127.0.0.1:8000`, gives gradients by shift rules, all time steps' in one batch.
         shots: measurements of each kernel value; None for exact values, which a quantum processor cannot give.
@@ -115,8 +121,18 @@ class QKLSTM(GatedRecurrence):
         farm: Farm = "auto",
         micro_batch: int | None = None,
         shots: int | None = None,
+        kernel: Literal["fidelity", "rbf", "linear"] | Kernel = "fidelity",
     ):
         super().__init__(input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional)
+        problems = self._problems()
+        if isinstance(kernel, FidelityKernel):
+            given = {"feature_map": feature_map, "shots": shots, "executor": executor}
+            given["backend"] = None if backend == "auto" else backend
+            problems += [
+                f"{name} belongs to the kernel, which is given" for name, value in given.items() if value is not None
+            ]
+            feature_map, backend, executor = kernel.feature_map, kernel.backend, kernel.executor
+            shots = kernel.shots  # type: ignore[assignment]  # the options refuse a plan
         self.options = QKOptions(
             n_qubits=n_qubits,
             n_references=n_references,
@@ -130,19 +146,26 @@ class QKLSTM(GatedRecurrence):
             feature_map=feature_map,
             backend=backend,
             shots=shots,
+            kernel=kernel,
         )
-        problems = self._problems()
         problems += self.options.problems([] if problems else [hidden_size + n for n in self._layer_input_sizes()])
         data_problems, data = ([], None) if problems else self._reference_data(reference_data)
         workers = FarmOptions(executor, farm, micro_batch)
-        problems += data_problems + workers.problems()
+        problems += data_problems + workers.problems() + self._worker_problems(executor)
         if problems:
             raise InvalidInputError("QKLSTM cannot be built: " + "; ".join(problems))
 
-        self._build(
-            lambda size: QKCell(size, hidden_size, bias, self.options, self._choose(data), device, dtype, workers)
-        )
+        def cell(size: int) -> ReferenceCell:
+            arguments = size, hidden_size, bias, self.options, self._choose(data), device, dtype
+            return QKCell(*arguments, workers) if self.options.is_fidelity else KernelCell(*arguments)
+
+        self._build(cell)
         _warn_of(feature_map)
+
+    def _worker_problems(self, executor: Any) -> list[str]:
+        if executor is None or self.options.is_fidelity:
+            return []
+        return ["executor is for fidelity kernels, whose circuits workers run; leave it out"]
 
     def set_executor(self, executor: Any, farm: Farm = "auto", micro_batch: int | None = None) -> None:
         """Has other workers compute the kernel values from now on, or this process (None); arguments as for the class.
@@ -151,10 +174,11 @@ class QKLSTM(GatedRecurrence):
             InvalidInputError: names everything about the arguments that cannot work.
         """
         workers = FarmOptions(executor, farm, micro_batch)
-        if problems := workers.problems():
+        if problems := workers.problems() + self._worker_problems(executor):
             raise InvalidInputError("; ".join(problems))
         for cell in self.cells:
-            cell.set_farm(workers)  # type: ignore[operator]
+            if isinstance(cell, QKCell):
+                cell.set_farm(workers)
 
     def farming(self) -> Farming | None:
         """Who computes the kernel values of the first layer, and why; None without an executor, or where they are measured."""
@@ -211,9 +235,8 @@ class QKLSTM(GatedRecurrence):
         o = self.options
         cell: QKCell = self.cells[0]  # type: ignore[assignment]
         return (
-            f"{super().extra_repr()}, feature_map={cell.feature_map.name}, n_qubits={cell.feature_map.n_qubits}, "
-            f"n_references={o.n_references}, references={o.references!r}, readout={o.readout!r}, "
-            f"gate_kernel={o.gate_kernel!r}, kernel_scale={cell.kernel_scale:g}"
+            f"{super().extra_repr()}, {cell.describe()}, n_references={o.n_references}, references={o.references!r}, "
+            f"readout={o.readout!r}, gate_kernel={o.gate_kernel!r}"
             + (f", time steps in torch: {cell.torch_because}" if cell.torch_because else "")
         )
 

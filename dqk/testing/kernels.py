@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dqk._gram import gram
 from dqk.backends.resolve import resolve
-from dqk.errors import InvalidInputError
+from dqk.errors import InvalidInputError, UnsupportedError
 from dqk.kernels import FidelityKernel, Kernel
 from dqk.testing.comparison import assert_close, assert_same_bits, derivative, use_threads
 from dqk.testing.law import Law
@@ -63,13 +63,27 @@ def input_and_output_have_one_kind(kernel: Kernel) -> None:
 
 def symmetric_positive_with_unit_diagonal(kernel: Kernel) -> None:
     """K(X) is symmetric in every bit, has a diagonal of exactly 1, entries in [0, 1] and no negative eigenvalue."""
-    x = _data(kernel, 3, 70)
-    k = torch.from_numpy(kernel(x))
-    assert_same_bits(k, k.T, "K(X) and its transpose")
-    assert_same_bits(k.diagonal(), torch.ones(len(x), dtype=k.dtype), "diagonal of K(X)")
+    k = _symmetric_and_positive(kernel)
+    assert_same_bits(k.diagonal(), torch.ones(len(k), dtype=k.dtype), "diagonal of K(X)")
     assert k.min() >= -1e-12 and k.max() <= 1 + 1e-12, f"entries from {k.min().item()!r} to {k.max().item()!r}"
+
+
+def symmetric_positive_with_its_diagonal(kernel: Kernel) -> None:
+    """K(X) is symmetric in every bit, has `kernel.diagonal(X)`, no negative eigenvalue, and |K_ij|^2 <= K_ii K_jj."""
+    k = _symmetric_and_positive(kernel)
+    diagonal = torch.from_numpy(kernel.diagonal(_data(kernel, 3, 70)))
+    assert_close(k.diagonal(), diagonal, "diagonal of K(X) and kernel.diagonal(X)", 1e-12, 1e-11)
+    assert_close(torch.as_tensor(kernel.diagonal(torch.from_numpy(_data(kernel, 3, 70)))), diagonal, "of a tensor", 0.0)
+    bound = torch.outer(diagonal, diagonal)
+    assert (k.square() <= bound * (1 + 1e-9) + 1e-12).all(), "an entry is larger than its diagonal entries allow"
+
+
+def _symmetric_and_positive(kernel: Kernel) -> Tensor:
+    k = torch.from_numpy(kernel(_data(kernel, 3, 70)))
+    assert_same_bits(k, k.T, "K(X) and its transpose")
     smallest = torch.linalg.eigvalsh(k)[0].item()
-    assert smallest >= -1e-10, f"smallest eigenvalue {smallest!r}"
+    assert smallest >= -1e-10 * max(1.0, k.diagonal().max().item()), f"smallest eigenvalue {smallest!r}"
+    return k
 
 
 def same_samples_in_any_role(kernel: Kernel) -> None:
@@ -104,7 +118,7 @@ def memory_layout_does_not_matter(kernel: Kernel) -> None:
 
 
 def logarithm_is_the_logarithm(kernel: Kernel) -> None:
-    """gram(..., log=True) is the logarithm of K, with a diagonal of exactly 0."""
+    """gram(..., log=True) is the logarithm of K, with a diagonal of exactly 0 if K's is 1."""
     x, y = _data(kernel, 1, 9), _data(kernel, 2, 7)
     for which, ys in (("log K(X, Y)", y), ("log K(X)", None)):
         k, log_k = (torch.from_numpy(gram(kernel, x, ys, log=log)) for log in (False, True))
@@ -112,8 +126,19 @@ def logarithm_is_the_logarithm(kernel: Kernel) -> None:
         assert readable.any(), f"no entry of K is above 1e-6: {k}"
         assert_close(log_k[readable], k[readable].log(), which, 1e-8, 1e-8)
         if ys is None:
-            assert_same_bits(log_k.diagonal(), torch.zeros(len(x), dtype=k.dtype), "diagonal of log K(X)")
             assert_same_bits(log_k, log_k.T, "log K(X) and its transpose")
+            if kernel.normalised:
+                assert_same_bits(log_k.diagonal(), torch.zeros(len(x), dtype=k.dtype), "diagonal of log K(X)")
+
+
+def logarithm_is_refused(kernel: Kernel) -> None:
+    """gram(..., log=True) of a kernel that may be negative raises UnsupportedError."""
+    try:
+        gram(kernel, _data(kernel, 1, 3), log=True)
+    except UnsupportedError as error:
+        assert "log" in str(error), f"refused without a reason: {error}"
+    else:
+        raise AssertionError("accepted, expected UnsupportedError")
 
 
 def gradient_is_the_finite_difference(kernel: Kernel) -> None:
@@ -184,6 +209,21 @@ def copies_are_equal(kernel: Kernel) -> None:
     assert not own & other, "a deep copy shares its parameters"
 
 
+def settings_can_be_read_and_set(kernel: Kernel) -> None:
+    """What `get_params` gives can be set again and changes nothing; a setting that is not known is refused."""
+    x = _data(kernel, 1, 9)
+    twin = copy.deepcopy(kernel)
+    assert twin.set_params(**twin.get_params()) is twin, "set_params does not give the kernel"
+    assert_same_bits(torch.from_numpy(twin(x)), torch.from_numpy(kernel(x)), "K after its own settings were set")
+    assert [*twin.state_dict()] == [*kernel.state_dict()], "parameters were lost or added"
+    _expect_refusal("a setting that is not known", lambda: twin.set_params(no_such_setting=1))
+    for name, value in twin.get_params().items():
+        if name.rpartition("__")[2] == "bandwidth":
+            twin.set_params(**{name: 1.5 * value})
+            assert twin.get_params()[name] == 1.5 * value, f"{name} was not set"
+            assert not np.array_equal(twin(x), kernel(x)), f"{name} has no influence"
+
+
 def bad_samples_are_refused(kernel: Kernel) -> None:
     """NaN, infinity, complex numbers, text, no samples and a wrong number of features raise InvalidInputError."""
     good = _data(kernel, 1, 3)
@@ -241,24 +281,39 @@ def _anybody(kernel: Kernel) -> bool:
     return True
 
 
+def _normalised(kernel: Kernel) -> bool:
+    return kernel.normalised
+
+
+def _has_logarithm(kernel: Kernel) -> bool:
+    return kernel.has_logarithm
+
+
+def _has_none(kernel: Kernel) -> bool:
+    return not kernel.has_logarithm
+
+
 def _tiled(kernel: Kernel) -> bool:
     return isinstance(kernel, FidelityKernel)
 
 
 KERNEL_LAWS: tuple[Law, ...] = (
     *(
-        Law(check, _anybody)
-        for check in (
-            input_and_output_have_one_kind,
-            symmetric_positive_with_unit_diagonal,
-            same_samples_in_any_role,
-            memory_layout_does_not_matter,
-            logarithm_is_the_logarithm,
-            gradient_is_the_finite_difference,
-            gradient_of_the_logarithm_is_the_finite_difference,
-            diagonal_has_no_gradient,
-            copies_are_equal,
-            bad_samples_are_refused,
+        Law(check, binds)
+        for check, binds in (
+            (input_and_output_have_one_kind, _anybody),
+            (symmetric_positive_with_unit_diagonal, _normalised),
+            (symmetric_positive_with_its_diagonal, _anybody),
+            (same_samples_in_any_role, _anybody),
+            (memory_layout_does_not_matter, _anybody),
+            (logarithm_is_the_logarithm, _has_logarithm),
+            (logarithm_is_refused, _has_none),
+            (gradient_is_the_finite_difference, _anybody),
+            (gradient_of_the_logarithm_is_the_finite_difference, _has_logarithm),
+            (diagonal_has_no_gradient, _normalised),
+            (copies_are_equal, _anybody),
+            (settings_can_be_read_and_set, _anybody),
+            (bad_samples_are_refused, _anybody),
         )
     ),
     # Only a tiled kernel promises bits: other kernels may end in one large matrix product.

@@ -14,6 +14,8 @@ from dqk.training.options import MODELS, KernelScale, Option, converted, flag, o
 SERIES = ("co2", "sunspots")
 # Written out because the command line lists them, and should not wait for torch to do so.
 FEATURE_MAPS = ("qklstm", "bsp", "reuploading", "zz", "iqp", "ising")
+KERNELS = ("fidelity", "rbf", "linear")
+_OF_CIRCUITS = ("feature_map", "trainable", "layers", "backend", "shots")
 LAYERED_MAPS = {"reuploading": "layers", "zz": "reps", "iqp": "reps", "ising": "reps"}
 """Feature maps that `layers` applies to, with the name that it has there."""
 
@@ -117,6 +119,9 @@ class TrainConfig:
         "auto", "Factor on kernel values; auto is 2^(n_qubits/2)", "Model", models=_KERNEL, above=0
     )
     bandwidth: float = option(0.5, "Factor on the features of the feature map", "Model", models=_KERNEL, above=0)
+    kernel: str = option(
+        "fidelity", "Kernel; rbf and linear are classical twins", "Model", models=_KERNEL, choices=KERNELS
+    )
     feature_map: str = option(
         "qklstm", "Circuit that encodes the features", "Model", models=_KERNEL, choices=FEATURE_MAPS
     )
@@ -190,6 +195,8 @@ class TrainConfig:
             return self.data is not None
         if self.model != "qklstm":
             return True
+        if self.kernel != "fidelity" and name in _OF_CIRCUITS:
+            return False
         if name == "trainable":
             return self.feature_map == "reuploading"
         return name != "layers" or self.feature_map in LAYERED_MAPS
@@ -308,6 +315,8 @@ def _not_applicable(name: str, config: TrainConfig) -> str:
         return f"{flag(name)}: has no meaning for the model {config.model!r}, only for {' and '.join(known.models)}"
     if name == "held_out":
         return f"{flag(name)}: has no meaning without --data, the paper's two sentences are all trained on"
+    if config.kernel != "fidelity" and name in _OF_CIRCUITS:
+        return f"{flag(name)}: has no meaning for the kernel {config.kernel!r}, which runs no circuits"
     maps = ["reuploading"] if name == "trainable" else list(LAYERED_MAPS)
     return f"{flag(name)}: has no meaning for the feature map {config.feature_map!r}, only for {', '.join(maps)}"
 

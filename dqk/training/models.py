@@ -18,6 +18,7 @@ from dqk.errors import DQKError, InvalidInputError, MemoryBoundError
 from dqk.kernels import FeatureMap
 from dqk.kernels.feature_maps import FEATURE_MAPS
 from dqk.nn import QKLSTM, QLSTM, SequenceForecaster, SequenceTagger
+from dqk.nn.kernel_cell import KernelCell
 from dqk.training.config import LAYERED_MAPS, OPTIONS, TrainConfig
 from dqk.training.options import flag
 
@@ -126,12 +127,17 @@ def _qklstm(config: TrainConfig, input_size: int, options: dict[str, Any]) -> QK
         kernel_scale=config.kernel_scale,
         bandwidth=config.bandwidth,
         reference_space=config.reference_space,  # type: ignore[arg-type]
-        feature_map=feature_map_of(config),
-        backend=config.backend,
-        shots=config.shots,
+        kernel=config.kernel,  # type: ignore[arg-type]
+        **_kernel_options(config),
         dtype=DTYPES[config.dtype],
         **options,
     )
+
+
+def _kernel_options(config: TrainConfig) -> dict[str, Any]:
+    if config.kernel != "fidelity":
+        return {"n_qubits": config.n_qubits}
+    return {"feature_map": feature_map_of(config), "backend": config.backend, "shots": config.shots}
 
 
 def feature_map_of(config: TrainConfig) -> FeatureMap:
@@ -155,6 +161,8 @@ def kernel_of(model: nn.Module) -> str | None:
     if not isinstance(recurrent, QKLSTM):
         return None
     cell: Any = recurrent.cells[0]
+    if isinstance(cell, KernelCell):
+        return f"{cell.kernels[0]}, without circuits"
     return describe_kernel(cell.feature_map.circuit)
 
 
@@ -163,6 +171,8 @@ def kernel_fingerprint(model: nn.Module) -> dict[str, Any]:
     if not isinstance(model.recurrent, QKLSTM):
         return {}
     cell: Any = model.recurrent.cells[0]
+    if isinstance(cell, KernelCell):
+        return {"kernel": str(cell.kernels[0])}
     feature_map: FeatureMap = cell.feature_map
     circuit = simplify_for_fidelity(feature_map.circuit).circuit
     angles = repr((feature_map.declared, feature_map.bandwidth))

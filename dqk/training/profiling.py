@@ -90,7 +90,9 @@ def _timed(method: Callable[..., Any], name: str, phases: Phases) -> Callable[..
 def split(model: nn.Module, phases: Phases) -> Iterator[bool]:
     """Time steps of QK-LSTMs in torch, with the calls of their backends timed; gives whether there are any."""
     cells: list[Any] = [cell for part in model.modules() if isinstance(part, QKLSTM) for cell in part.cells]
-    cells = [cell for cell in cells if isinstance(cell.backend, EncodingBackend) and cell.farm is None]
+    cells = [
+        cell for cell in cells if isinstance(getattr(cell, "backend", None), EncodingBackend) and cell.farm is None
+    ]
     kept = [(cell.plan, cell.backend) for cell in cells]
     try:
         for cell in cells:

@@ -13,7 +13,8 @@ from dqk import FidelityKernel, ProjectedKernel
 from dqk.circuit import Circuit, Gate, data, shared
 from dqk.errors import InvalidInputError
 from dqk.kernels import Angle, FeatureMap
-from dqk.kernels.diagnosis import centred_alignment, effective_rank
+from dqk.kernels.alignment import centred_alignment
+from dqk.kernels.diagnosis import effective_rank
 from dqk.kernels.diagnosis_plot import draw
 from dqk.kernels.feature_maps import (
     bsp_feature_map,

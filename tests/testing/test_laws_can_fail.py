@@ -301,6 +301,20 @@ class LiveDiagonal(FidelityKernel):
         return k + 0 * x.sum() + 1e-30 * torch.diag(x[:, 0]) if y is None else k
 
 
+class WrongDiagonal(FidelityKernel):
+    def diagonal(self, X):
+        return 2 * super().diagonal(X)
+
+
+class LogarithmOfAnything(FidelityKernel):
+    has_logarithm = False
+
+
+class ForgetsSettings(FidelityKernel):
+    def set_params(self, **params):
+        return super().set_params(**{name: value for name, value in params.items() if name != "bandwidth"})
+
+
 class SharedParameters(FidelityKernel):
     def __deepcopy__(self, memo):
         return self
@@ -324,6 +338,9 @@ class KnowsTheThreads(FidelityKernel):
 BROKEN_KERNELS = [
     ("input_and_output_have_one_kind", ReturnsTensors),
     ("symmetric_positive_with_unit_diagonal", NotSymmetric),
+    ("symmetric_positive_with_its_diagonal", WrongDiagonal),
+    ("logarithm_is_refused", LogarithmOfAnything),
+    ("settings_can_be_read_and_set", ForgetsSettings),
     ("same_samples_in_any_role", OrderOfArguments),
     ("memory_layout_does_not_matter", MemoryOrder),
     ("logarithm_is_the_logarithm", WrongLog),

@@ -77,6 +77,12 @@ def test_all_mistakes_at_once() -> None:
         ({"model": "qlstm", "bandwidth": 1.0}, "--bandwidth: has no meaning for the model 'qlstm'"),
         ({"layers": 2}, "--layers: has no meaning for the feature map 'qklstm'"),
         ({"feature_map": "zz", "trainable": "scale"}, "--trainable: has no meaning for the feature map 'zz'"),
+        (
+            {"kernel": "rbf", "feature_map": "zz"},
+            "--feature-map: has no meaning for the kernel 'rbf', which runs no circuits",
+        ),
+        ({"kernel": "linear", "backend": "mps"}, "--backend: has no meaning for the kernel 'linear'"),
+        ({"model": "lstm", "kernel": "rbf"}, "--kernel: has no meaning for the model 'lstm'"),
         ({"held_out": 0.1}, "--held-out: has no meaning without --data"),
         ({"test": "t.conllu"}, "--test: needs --data"),
         ({"learning_rate": 1e300}, "--learning-rate: 1e+300, expected at most 1e+30"),
@@ -93,6 +99,7 @@ def test_an_option_without_meaning_is_reported(given: dict, says: str) -> None:
     [
         {"model": "qlstm", "layers": 2},
         {"feature_map": "zz", "layers": 1},
+        {"kernel": "rbf", "n_qubits": 3, "bandwidth": 0.7},
         {"feature_map": "reuploading", "trainable": "scale"},
     ],
 )

@@ -13,7 +13,7 @@ from dqk.training import checkpoint
 from dqk.training.config import resolve
 from dqk.training.loop import DivergenceError, Reporter, State, Trainer
 from dqk.training.models import build_tagger, count_parameters, describe_kernel, feature_map_of
-from dqk.training.pos import load_corpus, train_pos
+from dqk.training.pos import load_corpus, resume_pos, train_pos
 from dqk.training.predict import predict_tags
 from dqk.training.run_folder import RunFolder
 from tests.training.corpus import write_corpus
@@ -31,6 +31,16 @@ def test_the_papers_sentences_are_learned(model: str, parameters: int, tmp_path:
     assert predict_tags(tmp_path / "run", "The dog eat the ice").tags == ("DET", "NN", "V", "DET", "NN")
     with pytest.raises(InvalidInputError, match="unknown word 'cake'"):
         predict_tags(tmp_path / "run", "Everybody eat the cake")
+
+
+@pytest.mark.parametrize("kernel", ["rbf", "linear"])
+def test_the_papers_sentences_are_learned_with_classical_twins(kernel: str, tmp_path: Path) -> None:
+    result = train_pos({"kernel": kernel, "epochs": 60}, tmp_path / "run")
+    assert (result["parameters"], result["accuracy"]) == (183, 1.0)
+    assert "without circuits" in result["kernel"]
+    assert predict_tags(tmp_path / "run", "The dog eat the ice").tags == ("DET", "NN", "V", "DET", "NN")
+    with pytest.raises(InvalidInputError, match="--kernel: 'linear'|--kernel: 'rbf'"):
+        resume_pos(tmp_path / "run", {"kernel": "rbf" if kernel == "linear" else "linear"})
 
 
 @pytest.mark.parametrize("model", ["qklstm", "lstm", "qlstm"])
