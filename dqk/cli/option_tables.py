@@ -17,13 +17,14 @@ from dqk.training.options import flag
 _METAVARS = {bool: "", int: "<int>", float: "<float>", str: "<text>"}
 
 
-def with_options(task: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def with_options(task: str, without: tuple[str, ...] = ()) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Gives a command that takes **given one option for every row of the table of options that applies to a task.
 
     Args:
         task: `pos` or `forecast`.
+        without: options that the command does not take.
     """
-    names = [name for name, option in OPTIONS.items() if task in option.tasks]
+    names = [name for name, option in OPTIONS.items() if task in option.tasks and name not in without]
 
     def given(command: Callable[..., None]) -> Callable[..., None]:
         own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.kind is not p.VAR_KEYWORD]

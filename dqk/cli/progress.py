@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import time
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any
 
@@ -22,6 +25,26 @@ from dqk.training.state import Facts, Reporter, State
 
 _LINES = 20  # at most, where there is no terminal
 _MANY_QUBITS = 10_000
+_EVERY_S = 15.0  # a line this often where there is no terminal
+
+
+@contextlib.contextmanager
+def counting(what: str) -> Iterator[Callable[[int, int], None]]:
+    """Shows how many of some things are done; gives what is to be told that, and of how many."""
+    console = stderr()
+    columns = TextColumn(what), BarColumn(), MofNCompleteColumn(), TextColumn("left"), TimeRemainingColumn()
+    said = time.monotonic()
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=None)
+
+        def heard(done: int, total: int) -> None:
+            nonlocal said
+            bar.update(task, completed=done, total=total)
+            if bar.disable and (time.monotonic() - said > _EVERY_S or done == total):
+                said = time.monotonic()
+                console.print(f"{done} of {total} {what}", markup=False)
+
+        yield heard
 
 
 class ProgressReporter(Reporter):

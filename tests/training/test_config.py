@@ -123,7 +123,7 @@ def test_feature_maps_are_those_of_the_kernels() -> None:
 def test_every_option_has_help_and_a_type_that_can_be_checked() -> None:
     for name, option in OPTIONS.items():
         assert option.help and option.group in ("Data", "Model", "Training", "Checkpoints", "Insight")
-        assert TYPES[name] in config_module._CONVERSIONS
+        assert TYPES[name] in options_module._CONVERSIONS
 
 
 def test_going_on_allows_more_epochs_only() -> None:
