@@ -32,7 +32,7 @@ TuningSeeds = Annotated[
 Jobs = Annotated[int, typer.Option(help="Processes that train.", min=1)]
 Json = Annotated[bool, typer.Option("--json", help="Print what was found as one JSON document.")]
 
-_RATES = "0.003,0.01,0.03"
+_RATES = "0.003,0.01,0.03,0.1"
 
 
 @app.command(epilog="Example: dqk compare pos --data train.conllu --out compared --jobs 2")

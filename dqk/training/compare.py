@@ -50,7 +50,7 @@ class Protocol:
     task: str
     options: dict[str, Any]
     models: tuple[str, ...] = tuple(CONTESTANTS)
-    learning_rates: tuple[float, ...] = (0.003, 0.01, 0.03)
+    learning_rates: tuple[float, ...] = (0.003, 0.01, 0.03, 0.1)
     seeds: int = 10
     tuning_seeds: int = 1
     draws: int = 10_000

@@ -115,10 +115,10 @@ def _protocol(document: dict[str, Any]) -> str:
     better = "higher" if document["higher_is_better"] else "lower"
     return (
         f"Protocol: options for all models, as far as they apply: {told}. Learning rates {rates} for each model, with {tuning} "
-        f"tuning seed{'s' * (tuning > 1)}, one chosen by validation {metric}; then {protocol['seeds']} seeds, the same for all; the "
-        f"best epoch by validation; one test. {metric}: {better} is better. Intervals: 95 %, percentiles of {protocol['draws']:,} "
-        f"paired bootstrap draws over seeds and over {document['units']} {document['unit']}; there are many, and one in twenty may "
-        "exclude zero by chance."
+        f"tuning seed{'s' * (tuning > 1)}, one chosen by validation {metric}; then {protocol['seeds']} seeds, the same for all; "
+        f"the best epoch by validation; one test. {metric}: {better} is better. Intervals: 95 %, percentiles of "
+        f"{protocol['draws']:,} paired bootstrap draws over seeds and over {document['units']} {document['unit']}; there are "
+        "many, and one in twenty may exclude zero by chance."
     )
 
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from dqk.errors import InvalidInputError
 from dqk.kernels import feature_maps
 from dqk.training import config as config_module
+from dqk.training import options as options_module
 from dqk.training.config import OPTIONS, TYPES, continued, resolve
 
 
