@@ -12,11 +12,13 @@ import numpy as np
 from dqk.qpu.results import Results, Row, Run
 
 # Okabe and Ito's palette: told apart by anyone, with markers and line styles for grey.
-_COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000"]
+_COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F", "#000000"]
 _MARKERS = ["o", "s", "^", "D", "v", "P", "X", "*"]
 _OURS, _OTHERS, _WASTE = "#0072B2", "#E69F00", "#D55E00"
 _MOST_LANES = 40
 _MOST_BARS = 4000
+_MOST_EDGES = 120
+_COSTS = {"makespan_s", "price", "energy_kwh", "shots"}
 
 
 def _figure(width: float, height: float) -> Any:
@@ -90,7 +92,8 @@ def draw_gantt(run: Run) -> bytes:
             if end > start:
                 bars.setdefault((device, _OURS if log.accepted[job] else _WASTE), []).append((start, end - start))
     for (device, colour), spans in bars.items():
-        axes.broken_barh(spans, (device - 0.38, 0.76), facecolors=colour, edgecolor="white", linewidth=0.4)
+        line = 0.4 if len(spans) < _MOST_EDGES else 0.0  # many short jobs would be all edge
+        axes.broken_barh(spans, (device - 0.38, 0.76), facecolors=colour, edgecolor="white", linewidth=line)
     for outcome, _, _ in run.stages[1:]:
         axes.axvline(outcome.start, color="black", linewidth=0.8, linestyle=":")
     axes.set(
@@ -146,7 +149,11 @@ def draw_sweep(results: Results, key: str, figures: Sequence[str]) -> bytes:
             elif min(values) > 0 and max(values) >= 20 * min(values):
                 axes.set_xscale("log")
         axes.set(xlabel=key, ylabel=f"{name} ({results.currency})" if name == "price" else name)
-        axes.set_ylim(bottom=0)
+        means = [row.mean[name] for row in results.rows]
+        if name in _COSTS and min(means) > 0 and max(means) >= 20 * min(means):
+            axes.set_yscale("log")
+        elif name != "accuracy":
+            axes.set_ylim(bottom=0)
         axes.grid(alpha=0.3)
     for axes in panels[len(shown) :]:
         axes.set_visible(False)

@@ -154,7 +154,8 @@ def compare(fleet: Fleet, entries: int, shots: int, policy: str = "pull", networ
 
 
 def _metric(url: str, name: str) -> float:
-    text = QPUClient(url)._connection().get("/metrics").text
+    with QPUClient(url) as client:
+        text = client._connection().get("/metrics").text
     found = re.search(rf"^{name} (\S+)$", text, re.MULTILINE)
     if found is None:
         raise ClusterError(f"{url} has no metric {name}; is it a dqk QPU service of this version?")

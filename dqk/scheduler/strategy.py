@@ -249,7 +249,10 @@ STRATEGIES = {
         ),
         Strategy("error_aware", "important items begin at the better half of the workers", place=_important_on_good),
         Strategy(
-            "mixed", "simulators begin with what is cheap to simulate, QPUs with the rest", place=_simulators_first
+            "mixed",
+            "simulators begin with what is cheap to simulate, QPUs with the rest; hedged at the end",
+            hedge=True,
+            place=_simulators_first,
         ),
     )
 }
