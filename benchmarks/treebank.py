@@ -28,12 +28,14 @@ from torch import Tensor, nn
 
 import dqk
 from dqk.data import Vocabulary
-from dqk.training.config import MODELS, OPTIONS, TrainConfig, resolve
+from dqk.training.config import OPTIONS, TrainConfig, resolve
 from dqk.training.loop import Reporter, Trainer
 from dqk.training.metrics import most_frequent_tag_accuracy
 from dqk.training.models import build_tagger, count_parameters
+from dqk.training.options import MODELS
 from dqk.training.pos import Corpus, load_corpus
 from dqk.training.run_folder import RunFolder
+from dqk.training.tagging import Tagging
 
 
 class NoRecurrence(nn.Module):
@@ -64,7 +66,7 @@ def train(config: TrainConfig, corpus: Corpus, recurrent: bool) -> dict[str, Any
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         run = RunFolder(Path(folder))
-        trainer = Trainer(config, model, vocabulary, corpus.train, corpus.held_out, run, Reporter())
+        trainer = Trainer(config, model, Tagging(config, vocabulary, corpus.train, corpus.held_out), run, Reporter())
         trainer.run()
     best = trainer.state.best
     assert best is not None

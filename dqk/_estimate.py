@@ -163,7 +163,7 @@ def estimate(
         _elsewhere(measurement.frequencies(left, right, None, stage, needed, first), known, first)
         return known
     if plan.allocation != "variance":
-        known.shots[:] = _fixed(plan, entries, measurement.device.limits.max_shots)
+        known.shots[:] = _fixed(plan, entries, measurement.most_shots)
         known.effective[:] = np.maximum(known.shots, 1)
         _elsewhere(measurement.frequencies(left, right, known.shots, stage, needed, first), known, first)
         return known
@@ -173,7 +173,7 @@ def estimate(
     pilot = measurement.frequencies(left, right, np.full(count, each), f"{stage}-pilot", asked)
     if asked is not None:
         return known
-    most = measurement.device.limits.max_shots
+    most = measurement.most_shots
     allocation = variance_driven(pilot, each, plan.total(count), _weights(plan, entries), most=most)
     known.shots[:] = each + allocation.shots
     then = np.full(count, np.nan)

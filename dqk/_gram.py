@@ -6,10 +6,8 @@ the same tiles with the same bits, computed by workers.
 
 from __future__ import annotations
 
-import atexit
 import os
 import secrets
-import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,6 +16,7 @@ import torch
 from torch import Tensor
 
 from dqk._estimate import SampledJob
+from dqk._executors import executor_of, gpus_for
 from dqk._measure import Device
 from dqk._pooled import Bar, Executor, Job, OnPool, pooled_fidelity
 from dqk._run import Observer
@@ -30,8 +29,7 @@ from dqk.backends.resolve import resolve, resolve_expectations
 from dqk.backends.sampled import SampledBackend
 from dqk.backends.simulated import SimulatedBackend
 from dqk.circuit import Circuit, simplify_for_fidelity
-from dqk.cluster import Arrays, WorkerPool, open_pool
-from dqk.errors import ClusterError, InvalidInputError, UnsupportedError
+from dqk.errors import InvalidInputError, UnsupportedError
 from dqk.kernels.base import Kernel, install_evaluator
 from dqk.kernels.inputs import to_samples
 from dqk.kernels.shot_plan import ShotPlan
@@ -180,8 +178,7 @@ def gram(
     Args:
         kernel: any kernel; `kernel(X, Y)` is `gram(kernel, X, Y)`.
         X: samples, shape (N, d).
-        Y: samples, shape (M, d); None (or X itself) for the symmetric matrix, computed once and, for most kernels, with a unit
-            diagonal.
+        Y: samples, shape (M, d); None (or X itself) for the symmetric matrix, computed once; its diagonal is that of the kernel.
         executor: where tiles run. None or `inline`: the threads of this process. `processes`, `ray`: workers that are started
             when they are first used and end with this process. `mpi`: all ranks, each of which calls this function with the
             same arguments. An open `WorkerPool`, or any `concurrent.futures.Executor`.
@@ -256,6 +253,10 @@ def _samples(kernel: Kernel, X: Any, Y: Any) -> tuple[Tensor, Tensor | None]:
 
 
 def _engine(kernel: Kernel, executor: Any, store: Any, progress: Any, seed: int | None) -> Any:
+    if not kernel.runs_circuits and (executor not in (None, "inline") or store is not None):
+        raise UnsupportedError(
+            f"a {type(kernel).__name__} runs no circuits: it is a matrix product in this process; leave out executor and store"
+        )
     if executor is None:
         executor = getattr(kernel, "executor", None)
     shots = getattr(kernel, "shots", None)
@@ -308,93 +309,6 @@ def _check_sampling(kernel: Kernel, seed: Any, return_std_error: bool, store: An
     whole = isinstance(seed, int | np.integer) and not isinstance(seed, bool)
     if seed is not None and not (whole and 0 <= seed < 2**63):
         raise InvalidInputError(f"seed is {seed!r}, expected a whole number from 0 to 2**63 - 1")
-
-
-class _Pools:
-    """Pools that `gram` opened for executors given by name: kept, since starting workers takes seconds."""
-
-    def __init__(self) -> None:
-        self._open: dict[Any, tuple[Any, WorkerPool]] = {}
-        self._lock = threading.Lock()
-        atexit.register(self.close)
-        os.register_at_fork(after_in_child=self._forget)
-
-    def _forget(self) -> None:
-        self._open, self._lock = {}, threading.Lock()  # the parent's
-
-    def get(self, executor: Any, gpus: int = 0) -> WorkerPool:
-        """The open pool of an executor, whose workers on Ray take so many GPUs each."""
-        key = (executor, gpus) if isinstance(executor, str) else id(executor)
-        with self._lock:
-            if key in self._open and not self._open[key][1].opened:
-                del self._open[key]
-            if key not in self._open:
-                pool = open_pool(executor, gpus=gpus)
-                pool.__enter__()
-                self._open[key] = executor, pool
-            return self._open[key][1]
-
-    def close(self) -> None:
-        """Ends all workers."""
-        while self._open:
-            _, pool = self._open.popitem()[1]
-            pool.__exit__(None, None, None)
-
-
-_pools = _Pools()
-
-
-class _Kept:
-    """An executor that opens a pool when it is first needed, and again if all its workers were lost."""
-
-    compares = False
-
-    def __init__(self, executor: Any, gpus: int):
-        self.executor, self.gpus = executor, gpus
-
-    def everywhere(self, digest: str, drive: Callable[[WorkerPool], Arrays]) -> Arrays:
-        """Runs in this process."""
-        pool = _pools.get(self.executor, self.gpus)
-        try:
-            return OnPool(pool).everywhere(digest, drive)
-        except ClusterError:
-            pool.__exit__(None, None, None)
-            raise
-
-
-class _AllRanks:
-    """All ranks of an MPI job, which make the same calls."""
-
-    compares = True
-
-    def everywhere(self, digest: str, drive: Callable[[WorkerPool], Arrays]) -> Arrays:
-        """Rank 0 drives, the others serve; all have the result."""
-        from dqk.cluster._mpi import run_everywhere
-
-        return run_everywhere(None, digest, drive)
-
-
-def gpus_for(backend: str | Backend) -> int:
-    """GPUs that each worker needs for a backend that is named."""
-    return 1 if backend == "custatevec" else 0
-
-
-def executor_of(executor: Any, gpus: int = 0) -> Executor:
-    """What a user names, as something that runs; its workers on Ray take so many GPUs each.
-
-    Raises:
-        InvalidInputError: for an unknown name, another type, or a pool that is not open.
-    """
-    if isinstance(executor, WorkerPool):
-        if not executor.opened:
-            raise InvalidInputError(
-                f"the {executor.name} pool is not open; use it inside a block: with pool: gram(..., executor=pool)"
-            )
-        return OnPool(executor)
-    if executor == "mpi":
-        return _AllRanks()
-    open_pool(executor)  # refuses what it does not know, before anything is computed
-    return _Kept("inline" if executor is None else executor, gpus)
 
 
 install_evaluator(gram)

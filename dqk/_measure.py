@@ -139,6 +139,11 @@ class Measurement:
     hedge: bool | None = None
 
     @property
+    def most_shots(self) -> int | None:
+        """Measurements of one circuit at most; None for any number."""
+        return self.device.limits.max_shots
+
+    @property
     def job_rows(self) -> int:
         """Circuits of a full job."""
         return job_rows(self.device.limits, self.rows)

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from dqk.cli import doctor, emulate, gram, inspect, launch, predict, qpu, reproduce, store, train
+from dqk.cli import compare, doctor, emulate, gram, inspect, launch, predict, qpu, reproduce, store, train
 from dqk.cli.output import report
 from dqk.cli.pools import leave_mpi
 from dqk.errors import DQKError, exit_code
@@ -25,6 +25,7 @@ app = typer.Typer(
 )
 app.add_typer(train.app)
 app.add_typer(reproduce.app)
+app.add_typer(compare.app)
 app.add_typer(store.app)
 app.add_typer(launch.app)
 app.add_typer(qpu.app)

@@ -86,7 +86,7 @@ class Measuring:
         if not self.qpu:
             if self.least_fidelity is not None:
                 raise InvalidInputError(f"--least-fidelity {self.least_fidelity} is for --qpu")
-            from dqk._gram import gpus_for
+            from dqk._executors import gpus_for
 
             return opened(executor, workers, gpus_for(backend))
         given = "" if executor == "inline" else f"--executor {executor}"
@@ -118,7 +118,8 @@ def with_measuring(command: Callable[..., None]) -> Callable[..., None]:
 
 def measured(kernel: Any, pool: Any) -> bool:
     """Whether a device measures the kernel, so that work comes in jobs instead of tiles."""
-    from dqk._gram import executor_of, sampled_job_of
+    from dqk._executors import executor_of
+    from dqk._gram import sampled_job_of
 
     return sampled_job_of(kernel.backend, kernel.circuit, kernel.shots, 0, executor_of(pool)) is not None
 
@@ -145,7 +146,8 @@ def price(kernel: Any, n: int, m: int | None, pool: Any, json: bool) -> None:
     Raises:
         InvalidInputError: if nothing is measured.
     """
-    from dqk._gram import executor_of, sampled_job_of
+    from dqk._executors import executor_of
+    from dqk._gram import sampled_job_of
     from dqk._measure import job_rows
     from dqk.backends.shifts import shift_terms
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import time
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any
 
@@ -22,6 +25,26 @@ from dqk.training.state import Facts, Reporter, State
 
 _LINES = 20  # at most, where there is no terminal
 _MANY_QUBITS = 10_000
+_EVERY_S = 15.0  # a line this often where there is no terminal
+
+
+@contextlib.contextmanager
+def counting(what: str) -> Iterator[Callable[[int, int], None]]:
+    """Shows how many of some things are done; gives what is to be told that, and of how many."""
+    console = stderr()
+    columns = TextColumn(what), BarColumn(), MofNCompleteColumn(), TextColumn("left"), TimeRemainingColumn()
+    said = time.monotonic()
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=None)
+
+        def heard(done: int, total: int) -> None:
+            nonlocal said
+            bar.update(task, completed=done, total=total)
+            if bar.disable and (time.monotonic() - said > _EVERY_S or done == total):
+                said = time.monotonic()
+                console.print(f"{done} of {total} {what}", markup=False)
+
+        yield heard
 
 
 class ProgressReporter(Reporter):
@@ -43,6 +66,7 @@ class ProgressReporter(Reporter):
         )
         self._epochs = 0
         self._n_batches = 0
+        self._counts = False
         self._task: TaskID | None = None
 
     def __enter__(self) -> ProgressReporter:
@@ -64,10 +88,8 @@ class ProgressReporter(Reporter):
     def began(self, facts: Facts) -> None:
         """Says what is trained and starts the bar."""
         self._epochs, self._n_batches = facts.epochs, facts.batches
-        self._print(
-            f"{facts.model}: {facts.parameters} parameters; {facts.sentences} sentences of {facts.words} words to train on, "
-            f"{facts.distinct_words} words and {facts.tags} tags distinct"
-        )
+        self._counts = facts.counts
+        self._print(f"{facts.model}: {facts.parameters} parameters; {facts.data}")
         if facts.kernel is not None:
             self._print(f"kernel: {facts.kernel}")
         self._print(f"run folder: {facts.folder}")
@@ -85,16 +107,17 @@ class ProgressReporter(Reporter):
 
     def batch(self, state: State) -> None:
         """Moves the bar."""
-        loss, accuracy = state.loss_sum / state.tokens, state.correct / state.tokens
-        self._update(state, f"loss {loss:.4f} accuracy {accuracy:.3f}")
+        accuracy = f" accuracy {state.correct / state.tokens:.3f}" if self._counts else ""
+        self._update(state, f"loss {state.loss_sum / state.tokens:.4f}{accuracy}")
 
     def epoch(self, line: dict[str, Any]) -> None:
         """Prints a line where there is no terminal."""
         every = math.ceil(self._epochs / _LINES)
         if self._bar.disable and (line["epoch"] % every == 0 or line["epoch"] in (1, self._epochs)):
+            accuracy = f" and accuracy {line['eval_accuracy']:.4f}" if self._counts else ""
             self._print(
                 f"epoch {line['epoch']}/{self._epochs}: loss {line['train_loss']:.4f}, "
-                f"then {line['eval_loss']:.4f} and accuracy {line['eval_accuracy']:.4f}, in {line['seconds']:.2f} s"
+                f"then {line['eval_loss']:.4f}{accuracy}, in {line['seconds']:.2f} s"
             )
 
     def _update(self, state: State, metrics: str = "first batch ...") -> None:

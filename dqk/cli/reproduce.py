@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.table import Table
 from rich.text import Text
 
-from dqk.cli.output import print_json, stdout, table
+from dqk.cli.output import print_json, stderr, stdout, table
 
 app = typer.Typer(
     name="reproduce",
@@ -39,3 +40,42 @@ def table1(json: Annotated[bool, typer.Option("--json", help="Print the rows as 
     for number, row in enumerate(rows, start=1):
         notes.add_row(Text(f"{number}."), Text(row.note))
     stdout().print(notes)
+
+
+@app.command(epilog="Example: dqk reproduce fig3 --out fig3")
+def fig3(
+    out: Annotated[Path, typer.Option(help="Folder for picture, tables and page; made if it is missing.")],
+    seeds: Annotated[int, typer.Option(help="Seeds of every model.", min=1)] = 10,
+    epochs: Annotated[int, typer.Option(help="Epochs of every run; the paper has 100.", min=1)] = 100,
+    batch_size: Annotated[
+        int, typer.Option(help="Sentences before each step; the paper does not say.", min=1, max=2)
+    ] = 1,
+    jobs: Annotated[int, typer.Option(help="Processes that train.", min=1)] = 1,
+    json: Annotated[bool, typer.Option("--json", help="Print what was found as one JSON document.")] = False,
+) -> None:
+    """Train QK-LSTM, LSTM and QLSTM on the paper's two sentences, with Adam and SGD, with and without a kernel scale."""
+    from dqk.cli.progress import counting
+    from dqk.training.fig3 import findings, reproduce_fig3
+
+    with counting("runs") as heard:
+        found = reproduce_fig3(out, seeds, epochs, jobs, batch_size, heard)
+    if json:
+        print_json({**found, "out": str(out)})
+        return
+    shown = table(
+        "optimiser",
+        "model",
+        "parameters",
+        "all words right",
+        "accuracy",
+        "loss",
+        numbers=("parameters", "all words right", "accuracy", "loss"),
+    )
+    for row in found["rows"]:
+        right = f"{row['all_words_right_at_the_end']} of {row['seeds']}"
+        numbers = f"{row['final_accuracy']:.3f}", f"{row['final_loss']:.3f}"
+        shown.add_row(row["optimiser"], row["model"], str(row["parameters"]), right, *numbers)
+    stdout().print(shown)
+    for text in findings(found):
+        stdout().print(f"- {text}", markup=False)
+    stderr().print(f"picture, tables and page: {out}", markup=False, soft_wrap=True)

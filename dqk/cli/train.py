@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
-import tomllib
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from dqk.cli import train_forecast
 from dqk.cli.farming import Farming
 from dqk.cli.measuring import use_tokens
+from dqk.cli.option_tables import converted, merged, with_options
 from dqk.cli.output import print_json, stderr, stdout, table
 from dqk.cli.pools import check_not_distributed, serves
 from dqk.cli.train_options import (
@@ -27,16 +26,17 @@ from dqk.cli.train_options import (
     TokenFile,
     Workers,
 )
-from dqk.errors import DataFileError, InvalidInputError
-from dqk.training.config import OPTIONS, PRESETS, TYPES, TrainConfig, flag
+from dqk.errors import InvalidInputError
 from dqk.training.hints import command
+from dqk.training.options import flag
 
 if TYPE_CHECKING:
     from dqk.training.group import Group
 
 app = typer.Typer(name="train", help="Train a model.", no_args_is_help=True, epilog="Example: dqk train pos --seed 0")
 
-_METAVARS = {bool: "", int: "<int>", float: "<float>", str: "<text>"}
+train_forecast.register(app)
+
 _EXAMPLES = """
 Examples:
 
@@ -63,55 +63,8 @@ run, with any number of ranks. With --out RUN --resume RUN a run goes on, or sta
 """
 
 
-def _with_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Gives a command that takes **given one option for every row of the table of options."""
-    own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.kind is not p.VAR_KEYWORD]
-    shared = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=_annotation(name))
-        for name in OPTIONS
-    ]
-    parameters = [*own, *shared]
-    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    command.__annotations__ = {p.name: p.annotation for p in parameters}
-    return command
-
-
-def _annotation(name: str) -> Any:
-    option = OPTIONS[name]
-    choices = f": {', '.join(option.choices)}." if option.choices else "."
-    # Read as text and converted later: a mistake is then reported with its value, and with all others.
-    details: dict[str, Any] = {
-        "metavar": _METAVARS[_kind(name)],
-        "rich_help_panel": option.group,
-        "show_default": False,
-    }
-    help = f"{option.help}{choices}{_defaults(name)}"
-    typed: Any = bool | None if _kind(name) is bool else str | None
-    return Annotated[typed, typer.Option(flag(name), help=help, **details)]
-
-
-def _kind(name: str) -> type:
-    return next((kind for kind in (bool, int, float) if TYPES[name] in (kind, kind | None)), str)
-
-
-def _converted(name: str, text: Any) -> Any:
-    """The typed text in the option's type, or as it is for the configuration to complain about."""
-    try:
-        return _kind(name)(text)
-    except ValueError:
-        return text
-
-
-def _defaults(name: str) -> str:
-    usual = getattr(TrainConfig(), name)
-    if usual is None or usual is False or name == "preset":
-        return ""
-    table1 = PRESETS["table1"].get(name, usual)
-    return f" Default {usual}." if table1 == usual else f" Default {usual}, for table1 {table1}."
-
-
 @app.command(epilog=_EXAMPLES)
-@_with_options
+@with_options("pos")
 def pos(
     config: Annotated[
         Path | None, typer.Option(help="TOML file with options by the same names; the command line wins.")
@@ -137,7 +90,7 @@ def pos(
     **given: Any,
 ) -> None:
     """Train a part-of-speech tagger, on the paper's two sentences or on CoNLL-U files."""
-    typed = {name: _converted(name, text) for name, text in given.items() if text is not None}
+    typed = {name: converted(name, text) for name, text in given.items() if text is not None}
     check_not_distributed("qpu" if qpu else executor, distributed)
     use_tokens(token_file)
     farming = Farming.asked_for(executor, workers, farm, micro_batch, qpu)
@@ -152,7 +105,7 @@ def pos(
 
             train_pos({}, group=group)
             return
-        options, out = _merged(config, typed, out)
+        options, out = merged(config, typed, out)
         if resume is not None and out is not None and out.resolve() != resume.resolve():
             raise InvalidInputError(
                 f"--resume {resume} and --out {out}: a run stays in its folder, leave one of them out"
@@ -215,13 +168,6 @@ def _note_lone_ranks() -> None:
             )
 
 
-def _merged(config: Path | None, typed: dict[str, Any], out: Path | None) -> tuple[dict[str, Any], Path | None]:
-    """Options and run folder from a TOML file and the command line, which wins."""
-    written = _read_toml(config) if config is not None else {}
-    out_in_file = _out_in_file(written)
-    return {**written, **typed}, out if out is not None else out_in_file
-
-
 def _train(
     options: dict[str, Any],
     out: Path | None,
@@ -249,26 +195,6 @@ def _train(
         else:
             result = train_pos(options, out, reporter, take_over, group, prepare)
         return {**result, **farming.outcome()}
-
-
-def _read_toml(path: Path) -> dict[str, Any]:
-    try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DataFileError(
-            f"cannot read {path}: {error.strerror or error}; expected a TOML file with options"
-        ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise DataFileError(f"{path} is not TOML: {error}") from error
-    return {name.replace("-", "_"): value for name, value in document.items()}
-
-
-def _out_in_file(written: dict[str, Any]) -> Path | None:
-    """Takes the run folder out of the options of a TOML file."""
-    out = written.pop("out", None)
-    if out is not None and not (isinstance(out, str) and out):
-        raise InvalidInputError(f"--out: {out!r}, expected the path of a folder")
-    return None if out is None else Path(out)
 
 
 def _show(result: dict[str, Any]) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import torch
 
@@ -49,6 +49,21 @@ class QKOptions:
     backend: str | Backend
     shots: int | None = None
     kernel: str | Kernel = "fidelity"
+
+    def with_kernel(self, executor: Any) -> tuple[QKOptions, Any, list[str]]:
+        """The options and the executor that a given `FidelityKernel` brings, and what contradicts it."""
+        kernel = self.kernel
+        if not isinstance(kernel, FidelityKernel):
+            return self, executor, []
+        given = {"feature_map": self.feature_map, "shots": self.shots, "executor": executor}
+        given["backend"] = None if self.backend == "auto" else self.backend
+        found = [f"{name} belongs to the kernel, which is given" for name, value in given.items() if value is not None]
+        shots: Any = kernel.shots  # `problems` refuses a plan
+        return (
+            replace(self, feature_map=kernel.feature_map, backend=kernel.backend, shots=shots),
+            kernel.executor,
+            found,
+        )
 
     @property
     def is_fidelity(self) -> bool:

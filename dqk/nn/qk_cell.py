@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dqk._gram import executor_of, gpus_for, job_of, sampled_job_of
+from dqk._executors import executor_of, gpus_for
+from dqk._gram import job_of, sampled_job_of
 from dqk.backends import EncodingBackend, autograd, resolve
 from dqk.backends.sampled import SampledBackend
 from dqk.circuit import simplify_for_fidelity

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dqk.backends import Backend
 from dqk.errors import InvalidInputError
-from dqk.kernels import FeatureMap, FidelityKernel, Kernel
+from dqk.kernels import FeatureMap, Kernel
 from dqk.kernels.inputs import to_samples
 from dqk.nn.farm_rule import Farm, Farming, FarmOptions
 from dqk.nn.kernel_cell import KernelCell
@@ -124,11 +124,7 @@ class QKLSTM(GatedRecurrence):
         kernel: Literal["fidelity", "rbf", "linear"] | Kernel = "fidelity",
     ):
         super().__init__(input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional)
-        problems = self._problems()
-        if isinstance(kernel, FidelityKernel):
-            problems += _given_twice(feature_map=feature_map, shots=shots, executor=executor, backend=backend)
-            feature_map, backend, executor, shots = _of(kernel)
-        self.options = QKOptions(
+        options = QKOptions(
             n_qubits=n_qubits,
             n_references=n_references,
             references=references,
@@ -143,18 +139,20 @@ class QKLSTM(GatedRecurrence):
             shots=shots,
             kernel=kernel,
         )
+        self.options, executor, contradictions = options.with_kernel(executor)
+        problems = self._problems() + contradictions
         problems += self.options.problems([] if problems else [hidden_size + n for n in self._layer_input_sizes()])
         data_problems, data = ([], None) if problems else self._reference_data(reference_data)
         workers = FarmOptions(executor, farm, micro_batch)
-        problems += data_problems + workers.problems() + self._worker_problems(executor)
-        if problems:
+        if problems := problems + data_problems + workers.problems() + self._worker_problems(executor):
             raise InvalidInputError("QKLSTM cannot be built: " + "; ".join(problems))
-        more = device, dtype, workers
-        self._build(lambda size: self._cell(size, hidden_size, bias, self.options, self._choose(data), *more))
-        _warn_of(feature_map)
 
-    def _cell(self, *arguments: Any) -> ReferenceCell:
-        return QKCell(*arguments) if self.options.is_fidelity else KernelCell(*arguments[:-1])
+        def cell(size: int) -> ReferenceCell:
+            arguments = size, hidden_size, bias, self.options, self._choose(data), device, dtype
+            return QKCell(*arguments, workers) if self.options.is_fidelity else KernelCell(*arguments)
+
+        self._build(cell)
+        _warn_of(self.options.feature_map)
 
     def _worker_problems(self, executor: Any) -> list[str]:
         if executor is None or self.options.is_fidelity:
@@ -233,17 +231,6 @@ class QKLSTM(GatedRecurrence):
             f"readout={o.readout!r}, gate_kernel={o.gate_kernel!r}"
             + (f", time steps in torch: {cell.torch_because}" if cell.torch_because else "")
         )
-
-
-def _of(kernel: FidelityKernel) -> tuple[FeatureMap, str | Backend, Any, Any]:
-    return kernel.feature_map, kernel.backend, kernel.executor, kernel.shots  # the options refuse a plan of shots
-
-
-def _given_twice(**given: Any) -> list[str]:
-    """What a fidelity kernel that was given has of its own."""
-    return [
-        f"{name} belongs to the kernel, which is given" for name, value in given.items() if value not in (None, "auto")
-    ]
 
 
 def _warn_of(feature_map: FeatureMap | None) -> None:

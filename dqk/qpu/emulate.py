@@ -139,6 +139,8 @@ class VirtualMeasurement:
         number: of the matrix in the experiment, for the seeds.
     """
 
+    most_shots: int | None = None
+
     def __init__(self, play: _Play, part: Part, circuit: Any, number: int):
         self._play, self._part, self._circuit, self._number = play, part, circuit, number
         self.planned = self.found = 0

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import difflib
-import math
-import numbers
-import operator
 import typing
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
-from dqk.errors import InvalidInputError, unknown_name
+from dqk.errors import InvalidInputError
+from dqk.training.options import MODELS, KernelScale, Option, converted, flag, option
 
-MODELS = ("qklstm", "lstm", "qlstm")
+SERIES = ("co2", "sunspots")
 # Written out because the command line lists them, and should not wait for torch to do so.
 FEATURE_MAPS = ("qklstm", "bsp", "reuploading", "zz", "iqp", "ising")
 KERNELS = ("fidelity", "rbf", "linear")
@@ -23,182 +21,177 @@ LAYERED_MAPS = {"reuploading": "layers", "zz": "reps", "iqp": "reps", "ising": "
 
 _MOST_AUTO_QUBITS = 200  # for kernel_scale="auto"; the network says the same, but only once its circuits are made
 
-KernelScale = float | Literal["auto"]
-
-
-@dataclass(frozen=True)
-class Option:
-    """What is known about an option besides its name, type and default.
-
-    Attributes:
-        help: one line.
-        group: heading under which `--help` lists it.
-        models: the models that it applies to.
-        choices: the values that it takes, if they can be listed.
-        least: smallest value.
-        above: value that it must exceed.
-        below: value that it must stay under.
-        most: largest value, where `below` is not given; beyond the usual one float32 has no numbers to compute with.
-    """
-
-    help: str
-    group: str
-    models: tuple[str, ...] = MODELS
-    choices: tuple[str, ...] = ()
-    least: float | None = None
-    above: float | None = None
-    below: float | None = None
-    most: float = 1e30
-
-    def problem(self, value: Any) -> str | None:
-        """Why a value of the right type cannot be used; None if it can."""
-        if self.choices and value not in self.choices:
-            return str(unknown_name("value", value, self.choices)).removeprefix("unknown value ")
-        if isinstance(value, str | bool):
-            return None
-        if isinstance(value, float) and not math.isfinite(value):
-            return f"{value}, expected a finite number"
-        if self.least is not None and value < self.least:
-            return f"{value}, expected at least {self.least:g}"
-        if self.above is not None and value <= self.above:
-            return f"{value}, expected more than {self.above:g}"
-        if self.below is not None and value >= self.below:
-            return f"{value}, expected less than {self.below:g}"
-        if self.below is None and value > self.most:
-            return f"{value}, expected at most {self.most:g}"
-        return None
-
-
-def flag(name: str) -> str:
-    """An option as it is typed on a command line, which is what messages call it."""
-    return f"--{name.replace('_', '-')}"
-
-
-def _option(default: Any, help: str, group: str, **details: Any) -> Any:
-    return field(default=default, metadata={"option": Option(help, group, **details)})
-
-
 _QUANTUM = ("qklstm", "qlstm")
 _KERNEL = ("qklstm",)
+_POS = ("pos",)
+_FORECAST = ("forecast",)
 
 
 @dataclass(frozen=True)
 class TrainConfig:
     """A training run. The defaults are those for a treebank; `resolve` checks values and applies presets.
 
-    Options that do not apply to the chosen model keep their defaults and are left out of `to_dict`.
+    Options that do not apply to the task or the chosen model keep their defaults and are left out of `to_dict`.
+
+    Attributes:
+        task: `pos` or `forecast`, which is no option but the command.
     """
 
-    data: str | None = _option(None, "CoNLL-U file to train on; without it, the paper's two sentences", "Data")
-    test: str | None = _option(None, "CoNLL-U file for a final test; needs --data", "Data")
-    held_out: float = _option(
-        0.2, "Last part of the data that is kept for validation; 0 for none", "Data", least=0, below=1
+    data: str | None = option(
+        None, "File to train on: CoNLL-U (without it, the paper's two sentences), or CSV for forecasts", "Data"
     )
-    model: str = _option("qklstm", "Recurrent network", "Model", choices=MODELS)
-    preset: str = _option(
+    test: str | None = option(None, "CoNLL-U file for a final test; needs --data", "Data", tasks=_POS)
+    series: str | None = option(
+        None, "A series that statsmodels ships, instead of --data", "Data", tasks=_FORECAST, choices=SERIES
+    )
+    column: str | None = option(None, "Column of --data to forecast", "Data", tasks=_FORECAST)
+    date_column: str | None = option(
+        None, "Column of --data with dates; without it one that is named so, if there is one", "Data", tasks=_FORECAST
+    )
+    missing: str = option(
+        "refuse",
+        "Missing values of --data: refuse them, or put the previous value there, and forecast no such value",
+        "Data",
+        tasks=_FORECAST,
+        choices=("refuse", "previous"),
+    )
+    held_out: float = option(
+        0.2,
+        "Last part of the data that is kept for validation; 0 for none; for forecasts, the part before the test part",
+        "Data",
+        least=0,
+        below=1,
+    )
+    test_part: float = option(
+        0.2, "Last part of the series, kept for one test", "Data", tasks=_FORECAST, above=0, below=1
+    )
+    window: int = option(24, "Values that a forecast is made from", "Data", tasks=_FORECAST, least=1)
+    horizon: int = option(6, "Values to forecast, the next ones", "Data", tasks=_FORECAST, least=1)
+    season: int | None = option(
+        None,
+        "Values in a season, for the seasonal-naive baseline; known for --series",
+        "Data",
+        tasks=_FORECAST,
+        least=1,
+    )
+    target: str = option(
+        "change",
+        "Read steps and forecast changes since the last value, or read and forecast levels",
+        "Data",
+        tasks=_FORECAST,
+        choices=("change", "level"),
+    )
+    model: str = option("qklstm", "Recurrent network", "Model", choices=MODELS)
+    preset: str = option(
         "treebank",
         "Where defaults come from; without --data table1, the paper's 183 parameters",
         "Model",
+        tasks=_POS,
         choices=("table1", "treebank"),
     )
-    embedding_dim: int = _option(32, "Length of a word vector", "Model", least=1)
-    embedding_std: float = _option(0.3, "Spread of the word vectors at the start", "Model", above=0)
-    hidden_dim: int = _option(32, "Length of the hidden state", "Model", least=1)
-    bidirectional: bool = _option(False, "Add a network that reads from the end of the sentence", "Model")
-    n_qubits: int = _option(8, "Qubits of a circuit", "Model", models=_QUANTUM, least=1)
-    n_references: int = _option(32, "Reference states per gate", "Model", models=_KERNEL, least=1)
-    references: str = _option(
+    embedding_dim: int = option(32, "Length of a word vector", "Model", tasks=_POS, least=1)
+    embedding_std: float = option(0.3, "Spread of the word vectors at the start", "Model", tasks=_POS, above=0)
+    hidden_dim: int = option(32, "Length of the hidden state", "Model", least=1)
+    bidirectional: bool = option(False, "Add a network that reads from the end of the sentence", "Model", tasks=_POS)
+    n_qubits: int = option(8, "Qubits of a circuit", "Model", models=_QUANTUM, least=1)
+    n_references: int = option(32, "Reference states per gate", "Model", models=_KERNEL, least=1)
+    references: str = option(
         "learned", "Where references come from", "Model", models=_KERNEL, choices=("fixed", "data", "learned")
     )
-    reference_space: str = _option(
+    reference_space: str = option(
         "angle",
         "References are angles, or inputs of the projection",
         "Model",
         models=_KERNEL,
         choices=("angle", "input"),
     )
-    readout: str = _option(
+    readout: str = option(
         "per_gate", "Weights of kernel values", "Model", models=_KERNEL, choices=("per_gate", "shared", "scalar")
     )
-    gate_kernel: str = _option(
+    gate_kernel: str = option(
         "references",
         "What differs between the gates",
         "Model",
         models=_KERNEL,
         choices=("references", "projection", "circuit", "shared"),
     )
-    kernel_scale: KernelScale = _option(
+    kernel_scale: KernelScale = option(
         "auto", "Factor on kernel values; auto is 2^(n_qubits/2)", "Model", models=_KERNEL, above=0
     )
-    bandwidth: float = _option(0.5, "Factor on the features of the feature map", "Model", models=_KERNEL, above=0)
-    kernel: str = _option(
+    bandwidth: float = option(0.5, "Factor on the features of the feature map", "Model", models=_KERNEL, above=0)
+    kernel: str = option(
         "fidelity", "Kernel; rbf and linear are classical twins", "Model", models=_KERNEL, choices=KERNELS
     )
-    feature_map: str = _option(
+    feature_map: str = option(
         "qklstm", "Circuit that encodes the features", "Model", models=_KERNEL, choices=FEATURE_MAPS
     )
-    trainable: str = _option(
+    trainable: str = option(
         "none",
         "Trainable parameters in the reuploading map",
         "Model",
         models=_KERNEL,
         choices=("none", "scale", "rotations"),
     )
-    layers: int | None = _option(
+    layers: int | None = option(
         None, f"Layers of the circuit; for {', '.join(LAYERED_MAPS)} and the QLSTM", "Model", models=_QUANTUM, least=1
     )
-    backend: str = _option("auto", "What computes the circuits", "Model", models=_QUANTUM)
-    shots: int | None = _option(
+    backend: str = option("auto", "What computes the circuits", "Model", models=_QUANTUM)
+    shots: int | None = option(
         None, "Measurements of a kernel value, where a device measures it", "Model", models=_KERNEL, least=1
     )
-    dtype: str = _option("float32", "Precision", "Model", choices=("float32", "float64"))
-    epochs: int = _option(10, "Passes over the data", "Training", least=1)
-    batch_size: int = _option(32, "Sentences in a batch", "Training", least=1)
-    learning_rate: float = _option(0.01, "Step size", "Training", above=0)
-    circuit_learning_rate: float | None = _option(
+    dtype: str = option("float32", "Precision", "Model", choices=("float32", "float64"))
+    epochs: int = option(10, "Passes over the data", "Training", least=1)
+    batch_size: int = option(32, "Sentences, or windows of a series, in a batch", "Training", least=1)
+    learning_rate: float = option(0.01, "Step size", "Training", above=0)
+    circuit_learning_rate: float | None = option(
         None,
         "Step size of what decides the circuits' angles; the same without it",
         "Training",
         models=_QUANTUM,
         above=0,
     )
-    schedule: str = _option(
+    schedule: str = option(
         "constant", "How step sizes change, to zero at the end", "Training", choices=("constant", "linear", "cosine")
     )
-    warmup_steps: int = _option(0, "Batches in which step sizes rise from zero", "Training", least=0)
-    bucketing: bool = _option(
-        False, "Batches of sentences of similar length: less padding, and less accuracy on the treebank", "Training"
+    warmup_steps: int = option(0, "Batches in which step sizes rise from zero", "Training", least=0)
+    bucketing: bool = option(
+        False,
+        "Batches of sentences of similar length: less padding, and less accuracy on the treebank",
+        "Training",
+        tasks=_POS,
     )
-    optimizer: str = _option("adam", "Optimiser", "Training", choices=("adam", "sgd"))
-    accumulate: int = _option(
+    optimizer: str = option("adam", "Optimiser", "Training", choices=("adam", "sgd"))
+    accumulate: int = option(
         1,
         "Parts in which a rank takes its sentences of a batch one after the other, to save memory",
         "Training",
+        tasks=_POS,
         least=1,
     )
-    dropout: float = _option(
-        0.0, "Part of the word vectors' values that is left out at random", "Training", least=0, below=1
+    dropout: float = option(
+        0.0, "Part of the word vectors' values that is left out at random", "Training", tasks=_POS, least=0, below=1
     )
-    clip: float = _option(5.0, "Largest norm of a gradient; 0 for no clipping", "Training", least=0)
-    patience: int = _option(0, "Stop after this many epochs without a better one; 0 for never", "Training", least=0)
-    threads: int = _option(
+    clip: float = option(5.0, "Largest norm of a gradient; 0 for no clipping", "Training", least=0)
+    patience: int = option(0, "Stop after this many epochs without a better one; 0 for never", "Training", least=0)
+    threads: int = option(
         1, "CPU threads of torch; other numbers of threads change last digits", "Training", least=1, most=1024
     )
-    seed: int = _option(0, "Seed of parameters and batches", "Training", least=0, below=2**31)
-    checkpoint_steps: int = _option(
+    seed: int = option(0, "Seed of parameters and batches", "Training", least=0, below=2**31)
+    checkpoint_steps: int = option(
         0, "Save the state after so many batches, too, not after epochs only; 0 for never", "Checkpoints", least=0
     )
-    checkpoint_minutes: float = _option(
+    checkpoint_minutes: float = option(
         10.0, "Save the state after so many minutes, too; 0 for never", "Checkpoints", least=0
     )
-    profile: bool = _option(False, "Measure in the end where the time of a step goes", "Insight")
-    tensorboard: bool = _option(False, "Write the curves for TensorBoard, too", "Insight")
+    profile: bool = option(False, "Measure in the end where the time of a step goes", "Insight")
+    tensorboard: bool = option(False, "Write the curves for TensorBoard, too", "Insight")
+    task: str = "pos"
 
     def applies(self, name: str) -> bool:
         """Whether an option has a meaning for this run."""
-        if self.model not in OPTIONS[name].models:
+        if self.model not in OPTIONS[name].models or self.task not in OPTIONS[name].tasks:
             return False
-        if name == "held_out":
+        if name in ("column", "date_column", "missing") or name == "held_out" and self.task == "pos":
             return self.data is not None
         if self.model != "qklstm":
             return True
@@ -210,13 +203,13 @@ class TrainConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """The options that apply, as plain data for JSON."""
-        return {name: value for name, value in asdict(self).items() if self.applies(name)}
+        return {name: getattr(self, name) for name in OPTIONS if self.applies(name)}
 
 
-OPTIONS: dict[str, Option] = {f.name: f.metadata["option"] for f in fields(TrainConfig)}
+OPTIONS: dict[str, Option] = {f.name: f.metadata["option"] for f in fields(TrainConfig) if "option" in f.metadata}
 """Every option by name, in the order of `--help`."""
 
-TYPES: dict[str, Any] = typing.get_type_hints(TrainConfig)
+TYPES: dict[str, Any] = {name: kind for name, kind in typing.get_type_hints(TrainConfig).items() if name in OPTIONS}
 """The type of every option."""
 
 FREE = ("accumulate", "checkpoint_steps", "checkpoint_minutes", "profile", "tensorboard")
@@ -240,14 +233,17 @@ PRESETS: dict[str, dict[str, Any]] = {
         "clip": 0.0,
     },
     "treebank": {},
+    "forecast": {"hidden_dim": 16, "n_qubits": 4, "n_references": 16, "epochs": 50},
 }
+"""Defaults of `--preset`, and of other tasks."""
 
 
-def resolve(given: Mapping[str, Any]) -> TrainConfig:
+def resolve(given: Mapping[str, Any], task: str = "pos") -> TrainConfig:
     """The run that some options describe; the rest comes from the preset.
 
     Args:
         given: options by name, as a command line, a TOML file or Python code has them.
+        task: `pos` or `forecast`.
 
     Raises:
         InvalidInputError: lists every unknown name, unusable value and option that does not apply to the model.
@@ -260,12 +256,12 @@ def resolve(given: Mapping[str, Any]) -> TrainConfig:
                 values[name] = _checked(name, value)
             except InvalidInputError as error:
                 problems.append(f"{flag(name)}: {error}")
-    preset = values.get("preset", "treebank" if "data" in given else "table1")
-    config = TrainConfig(**{**PRESETS[preset], **values, "preset": preset})
+    if task == "pos":
+        values.setdefault("preset", "treebank" if "data" in given else "table1")
+    config = TrainConfig(**{**PRESETS[values.get("preset", task)], **values, "task": task})
     if not problems:  # what applies depends on values that are all in order
         problems = [_not_applicable(name, config) for name in values if not config.applies(name)]
-        if config.test is not None and config.data is None:
-            problems.append("--test: needs --data, since only then there are words that training has not seen")
+        problems += _task_problems(config)
         if config.applies("kernel_scale") and config.kernel_scale == "auto" and config.n_qubits > _MOST_AUTO_QUBITS:
             problems.append(
                 f"--kernel-scale: 'auto' is 2^(n_qubits/2), too large a number for {config.n_qubits:,} qubits; give a number"
@@ -275,6 +271,26 @@ def resolve(given: Mapping[str, Any]) -> TrainConfig:
     return config
 
 
+def _task_problems(config: TrainConfig) -> list[str]:
+    """What is wrong with the data that a run is asked to use."""
+    if config.task == "pos":
+        lost = config.test is not None and config.data is None
+        return ["--test: needs --data, since only then there are words that training has not seen"] if lost else []
+    if (config.data is None) == (config.series is None):
+        which = "neither" if config.data is None else "both"
+        return [f"--data and --series: {which} given, expected one of them: a CSV file, or {' or '.join(SERIES)}"]
+    found = []
+    if config.data is not None and config.column is None:
+        found.append(f"--column: missing, expected the column of {config.data} to forecast")
+    if not config.held_out:
+        found.append("--held-out: 0, but a forecaster's best epoch is chosen on values that it was not trained on")
+    if config.held_out + config.test_part >= 1:
+        found.append(
+            f"--held-out {config.held_out:g} and --test-part {config.test_part:g} leave nothing to train on; make them smaller"
+        )
+    return found
+
+
 def _unknown(name: str) -> str:
     near = difflib.get_close_matches(name, OPTIONS, n=1)
     return f"{name}: there is no such option" + (f"; did you mean {flag(near[0])}?" if near else "")
@@ -282,66 +298,21 @@ def _unknown(name: str) -> str:
 
 def _checked(name: str, value: Any) -> Any:
     """The value in the option's type."""
-    convert = _CONVERSIONS[TYPES[name]]
-    value = convert(value)
+    value = converted(value, TYPES[name])
     problem = OPTIONS[name].problem(value)
     if problem:
         raise InvalidInputError(problem)
     return value
 
 
-def _whole(value: Any) -> int:
-    try:
-        if not isinstance(value, bool):
-            return operator.index(value)
-    except TypeError:
-        pass
-    raise InvalidInputError(f"{value!r}, expected a whole number")
-
-
-def _yes_or_no(value: Any) -> bool:
-    if isinstance(value, bool):
-        return value
-    raise InvalidInputError(f"{value!r}, expected true or false")
-
-
-def _number(value: Any) -> float:
-    if isinstance(value, numbers.Real) and not isinstance(value, bool):
-        return float(value)
-    raise InvalidInputError(f"{value!r}, expected a number")
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, str) and value:
-        return value
-    raise InvalidInputError(f"{value!r}, expected a text")
-
-
-def _scale(value: Any) -> KernelScale:
-    if value == "auto":
-        return "auto"
-    try:
-        return _number(float(value) if isinstance(value, str) else value)
-    except (InvalidInputError, ValueError):
-        raise InvalidInputError(f"{value!r}, expected a number or 'auto'") from None
-
-
-_CONVERSIONS: dict[Any, Callable[[Any], Any]] = {
-    bool: _yes_or_no,
-    int: _whole,
-    int | None: _whole,
-    float: _number,
-    float | None: _number,
-    str: _text,
-    str | None: _text,
-    KernelScale: _scale,
-}
-
-
 def _not_applicable(name: str, config: TrainConfig) -> str:
-    option = OPTIONS[name]
-    if config.model not in option.models:
-        return f"{flag(name)}: has no meaning for the model {config.model!r}, only for {' and '.join(option.models)}"
+    known = OPTIONS[name]
+    if config.task not in known.tasks:
+        return f"{flag(name)}: has no meaning for `dqk train {config.task}`, only for {' and '.join(known.tasks)}"
+    if name in ("column", "date_column", "missing"):
+        return f"{flag(name)}: has no meaning without --data"
+    if config.model not in known.models:
+        return f"{flag(name)}: has no meaning for the model {config.model!r}, only for {' and '.join(known.models)}"
     if name == "held_out":
         return f"{flag(name)}: has no meaning without --data, the paper's two sentences are all trained on"
     if config.kernel != "fidelity" and name in _OF_CIRCUITS:

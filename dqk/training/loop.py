@@ -20,20 +20,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dqk.data import TaggedSentence, Vocabulary, epoch_batches
-from dqk.data.batches import dropout_mask, encode, hidden_words, hide_rare_words, pad, share_of
+from dqk.data import epoch_batches
+from dqk.data.batches import share_of
 from dqk.errors import CheckpointError
-from dqk.nn import SequenceTagger
 from dqk.training import checkpoint
 from dqk.training.config import FREE, TrainConfig
 from dqk.training.group import ALONE, Group
 from dqk.training.interrupt import AgreedError, Interrupted, LostRankError, StopRequest
-from dqk.training.metrics import count_correct, evaluate, token_loss
 from dqk.training.models import count_parameters, kernel_fingerprint, kernel_of
 from dqk.training.optimisers import make_optimizer, set_step_size
 from dqk.training.profiling import Phases, measure
 from dqk.training.run_folder import RunFolder
 from dqk.training.state import Facts, Reporter, State
+from dqk.training.task import Task
 
 _PROFILED = 20  # steps
 _SAVE_INTERVAL_S = 1.0  # what a killed process may lose; a durable write takes longer than a short epoch
@@ -44,14 +43,12 @@ class DivergenceError(AgreedError, ArithmeticError):
 
 
 class Trainer:
-    """Trains a tagger in a run folder.
+    """Trains a model in a run folder.
 
     Args:
         config: the configuration.
-        model: the tagger.
-        vocabulary: numbers words and tags.
-        train: sentences to train on.
-        evaluated: sentences that decide which epoch is best; those to train on if none are held out.
+        model: what is trained.
+        task: what for.
         folder: where the state is saved; only rank 0 writes to it.
         reporter: hears how it goes.
         group: the ranks that train together, all of which have a trainer.
@@ -65,27 +62,21 @@ class Trainer:
     def __init__(
         self,
         config: TrainConfig,
-        model: SequenceTagger,
-        vocabulary: Vocabulary,
-        train: tuple[TaggedSentence, ...],
-        evaluated: tuple[TaggedSentence, ...],
+        model: nn.Module,
+        task: Task,
         folder: RunFolder,
         reporter: Reporter,
         group: Group = ALONE,
     ):
         self.config = config
         self.model = model
-        self.vocabulary = vocabulary
-        self.train = train
-        self.evaluated = evaluated
+        self.task = task
         self.folder = folder
         self.reporter = reporter
         self.group = group
         self.state = State()
         self.stop = StopRequest(group.grace_s)
-        self._lengths = [len(sentence) for sentence in train]
-        self._encoded = encode(train, vocabulary)
-        self._evaluated = encode(evaluated, vocabulary)
+        self._lengths = task.lengths
         self._kernel = kernel_fingerprint(model)
         self._best_tensors: dict[str, Tensor] = {}  # not written yet
         self._saved_at = -math.inf
@@ -99,7 +90,7 @@ class Trainer:
     @property
     def n_batches(self) -> int:
         """Batches in an epoch."""
-        return math.ceil(len(self.train) / self.config.batch_size)
+        return math.ceil(len(self._lengths) / self.config.batch_size)
 
     @property
     def finished(self) -> bool:
@@ -146,10 +137,8 @@ class Trainer:
         return Facts(
             model=self.config.model,
             parameters=count_parameters(self.model),
-            sentences=len(self.train),
-            words=sum(self._lengths),
-            distinct_words=len(self.vocabulary.words),
-            tags=len(self.vocabulary.tags),
+            data=self.task.describe(),
+            counts=self.task.counts,
             kernel=kernel_of(self.model),
             folder=str(self.folder.path),
             epochs=self.config.epochs,
@@ -179,14 +168,13 @@ class Trainer:
                 )
             if self._due():
                 self.save()
-        score = evaluate(self.model, self._evaluated, self.vocabulary, self.config.batch_size, self.group)
-        self._check_finite(score.loss, f"after epoch {state.epoch + 1}")
+        found = self.task.evaluate(self.model, self.group)
+        self._check_finite(found["eval_loss"], f"after epoch {state.epoch + 1}")
         line = {
             "epoch": state.epoch + 1,
             "train_loss": state.loss_sum / state.tokens,
-            "train_accuracy": state.correct / state.tokens,
-            "eval_loss": score.loss,
-            "eval_accuracy": score.accuracy,
+            **({"train_accuracy": state.correct / state.tokens} if self.task.counts else {}),
+            **found,
             "learning_rate": self._optimizer.param_groups[0]["lr"],
             "seconds": round(spent + time.perf_counter() - started, 3),
         }
@@ -202,7 +190,7 @@ class Trainer:
 
     def _batches(self, epoch: int) -> list[list[int]]:
         lengths = self._lengths if self.config.bucketing else None
-        return epoch_batches(len(self.train), self.config.batch_size, self.config.seed, epoch, lengths)
+        return epoch_batches(len(self._lengths), self.config.batch_size, self.config.seed, epoch, lengths)
 
     def _step(self, batch: list[int]) -> int:
         """One batch of the run; gives the number of the signal that some rank was sent, 0 without one."""
@@ -215,13 +203,13 @@ class Trainer:
         value, correct = 0.0, 0
         for number, rows in enumerate(parts or [[0]]):
             with self.phases.phase("data"):
-                inputs, tags = self._inputs(batch, lengths, rows)
+                inputs, targets = self.task.inputs(state, batch, lengths, rows)
             with self.phases.phase("forward"):
-                logits = self.model(*inputs)
-                loss, _ = token_loss(logits, tags)
+                outputs = self.model(*inputs)
+                loss = self.task.loss(outputs, targets)
             if parts:
                 value += loss.item()
-                correct += count_correct(logits, tags)
+                correct += self.task.count_correct(outputs, targets)
             else:  # fewer sentences than ranks: this one takes part without a weight
                 loss = loss * 0
             if number + 1 >= len(parts):  # sums travel during the backward pass
@@ -245,28 +233,6 @@ class Trainer:
         state.correct += int(sum(counts))
         state.tokens += tokens
         return int(max(wishes))
-
-    def _inputs(
-        self, batch: list[int], lengths: list[int], rows: list[int]
-    ) -> tuple[tuple[Tensor, Tensor, Tensor | None], Tensor]:
-        """What the tagger is given for some sentences of a batch, padded, and their tags (B, T)."""
-        config, state = self.config, self.state
-        part = pad([self._encoded[batch[row]] for row in rows], self.vocabulary)
-        words = part.words
-        if self.vocabulary.unknown_index is not None:
-            hidden = hidden_words(lengths, rows, config.seed, state.epoch, state.batch)
-            words = hide_rare_words(words, self.vocabulary, hidden)
-        mask = None
-        if config.dropout:
-            mask = dropout_mask(
-                [batch[row] for row in rows],
-                [lengths[row] for row in rows],
-                config.embedding_dim,
-                config.dropout,
-                config.seed,
-                state.epoch,
-            )
-        return (words, part.lengths, mask), part.tags
 
     def profile(self) -> dict[str, Any]:
         """Where the time of a step goes, see `dqk.training.profiling`; the trainer is then where it was.

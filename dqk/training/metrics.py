@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -86,6 +86,13 @@ def evaluate(
 
 def most_frequent_tag_accuracy(train: Sequence[TaggedSentence], evaluated: Sequence[TaggedSentence]) -> float:
     """Accuracy of giving each word its most frequent tag in training, and the most frequent of all to unknown words."""
+    tag_of = most_frequent_tags(train)
+    correct = sum(tag_of(word) == tag for s in evaluated for word, tag in zip(s.words, s.tags, strict=True))
+    return correct / sum(map(len, evaluated))
+
+
+def most_frequent_tags(train: Sequence[TaggedSentence]) -> Callable[[str], str]:
+    """From a word to its most frequent tag in training; to the most frequent of all for unknown words."""
     by_word: defaultdict[str, Counter[str]] = defaultdict(Counter)
     overall: Counter[str] = Counter()
     for sentence in train:
@@ -94,5 +101,4 @@ def most_frequent_tag_accuracy(train: Sequence[TaggedSentence], evaluated: Seque
             by_word[word][tag] += 1
     best = {word: tags.most_common(1)[0][0] for word, tags in by_word.items()}
     default = overall.most_common(1)[0][0]
-    correct = sum(best.get(word, default) == tag for s in evaluated for word, tag in zip(s.words, s.tags, strict=True))
-    return correct / sum(map(len, evaluated))
+    return lambda word: best.get(word, default)

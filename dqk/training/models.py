@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dqk.circuit import Circuit, simplify_for_fidelity
 from dqk.data import Vocabulary
 from dqk.errors import DQKError, InvalidInputError, MemoryBoundError
 from dqk.kernels import FeatureMap
 from dqk.kernels.feature_maps import FEATURE_MAPS
-from dqk.nn import QKLSTM, QLSTM, SequenceTagger
+from dqk.nn import QKLSTM, QLSTM, SequenceForecaster, SequenceTagger
 from dqk.nn.kernel_cell import KernelCell
-from dqk.training.config import LAYERED_MAPS, OPTIONS, TrainConfig, flag
+from dqk.training.config import LAYERED_MAPS, OPTIONS, TrainConfig
+from dqk.training.options import flag
 
 _ARGUMENT = re.compile(rf"\b({'|'.join(OPTIONS)})=")
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
@@ -37,52 +40,57 @@ def build_tagger(config: TrainConfig, vocabulary: Vocabulary) -> SequenceTagger:
         UnsupportedError: if the backend cannot run the circuits.
         MemoryBoundError: if the parameters do not fit into memory.
     """
+    with _in_terms_of_options(f"--embedding-dim={config.embedding_dim}, {vocabulary.n_rows} words"):
+        return _tagger(config, vocabulary)
+
+
+def build_forecaster(config: TrainConfig, training_inputs: Tensor) -> SequenceForecaster:
+    """A forecaster with freshly drawn parameters, the same for the same seed.
+
+    Sets torch's global seed.
+
+    Args:
+        config: a resolved configuration.
+        training_inputs: what references may start from, shape (M, 1).
+
+    Raises:
+        InvalidInputError: names what is wrong with the options of the network.
+        UnsupportedError: if the backend cannot run the circuits.
+        MemoryBoundError: if the parameters do not fit into memory.
+    """
+    with _in_terms_of_options(f"--hidden-dim={config.hidden_dim}, --horizon={config.horizon}"):
+        torch.manual_seed(config.seed)
+        options = {"reference_data": training_inputs} if config.references == "data" else {}
+        return SequenceForecaster(_recurrent(config, 1, options), config.horizon)
+
+
+@contextlib.contextmanager
+def _in_terms_of_options(sizes: str) -> Iterator[None]:
+    """Errors of networks in the words of the command line."""
     try:
-        return _build(config, vocabulary)
+        yield
     except InvalidInputError as error:  # the network calls its arguments as Python does
         text = _ARGUMENT.sub(lambda found: f"{flag(found[1])}=", str(error))
         raise InvalidInputError(text) from error
     except RuntimeError as error:
         if isinstance(error, DQKError) or "allocate memory" not in str(error):
             raise
-        raise MemoryBoundError(
-            f"the parameters do not fit into memory: --embedding-dim={config.embedding_dim}, "
-            f"--hidden-dim={config.hidden_dim} and {vocabulary.n_rows} words; make one of them smaller"
-        ) from error
+        raise MemoryBoundError(f"the parameters do not fit into memory: {sizes}; make one of them smaller") from error
 
 
-def _build(config: TrainConfig, vocabulary: Vocabulary) -> SequenceTagger:
+def _tagger(config: TrainConfig, vocabulary: Vocabulary) -> SequenceTagger:
     torch.manual_seed(config.seed)
-    dtype = DTYPES[config.dtype]
     embedding: nn.Embedding | None = None
-    recurrent: nn.Module
-    if config.model == "qklstm":
-        options: dict[str, Any] = {}
-        if config.references == "data":  # references start as words, so the words' vectors come first
-            embedding = nn.Embedding(
-                vocabulary.n_rows, config.embedding_dim, padding_idx=vocabulary.padding_index, dtype=dtype
-            )
-            with torch.no_grad():
-                embedding.weight.mul_(config.embedding_std)
-            options["reference_data"] = embedding.weight.detach()[vocabulary.first_word_row :]
-        recurrent = _qklstm(config, options)
-    elif config.model == "qlstm":
-        recurrent = QLSTM(
-            config.embedding_dim,
-            config.hidden_dim,
-            batch_first=True,
-            bidirectional=config.bidirectional,
-            n_qubits=config.n_qubits,
-            n_layers=config.layers or 1,
-            backend=config.backend,
-            dtype=dtype,
+    options: dict[str, Any] = {}
+    if config.model == "qklstm" and config.references == "data":  # references start as words, so these come first
+        embedding = nn.Embedding(
+            vocabulary.n_rows, config.embedding_dim, padding_idx=vocabulary.padding_index, dtype=DTYPES[config.dtype]
         )
-    else:
-        recurrent = nn.LSTM(
-            config.embedding_dim, config.hidden_dim, batch_first=True, bidirectional=config.bidirectional, dtype=dtype
-        )
+        with torch.no_grad():
+            embedding.weight.mul_(config.embedding_std)
+        options["reference_data"] = embedding.weight.detach()[vocabulary.first_word_row :]
     tagger = SequenceTagger(
-        recurrent,
+        _recurrent(config, config.embedding_dim, options),
         vocabulary.n_rows,
         config.embedding_dim,
         len(vocabulary.tags),
@@ -95,9 +103,20 @@ def _build(config: TrainConfig, vocabulary: Vocabulary) -> SequenceTagger:
     return tagger
 
 
-def _qklstm(config: TrainConfig, options: dict[str, Any]) -> QKLSTM:
+def _recurrent(config: TrainConfig, input_size: int, options: dict[str, Any]) -> nn.Module:
+    hidden = config.hidden_dim
+    shared: Any = {"batch_first": True, "bidirectional": config.bidirectional, "dtype": DTYPES[config.dtype]}
+    if config.model == "qklstm":
+        return _qklstm(config, input_size, options)
+    if config.model == "qlstm":
+        quantum: Any = {"n_qubits": config.n_qubits, "n_layers": config.layers or 1, "backend": config.backend}
+        return QLSTM(input_size, hidden, **quantum, **shared)
+    return nn.LSTM(input_size, hidden, **shared)
+
+
+def _qklstm(config: TrainConfig, input_size: int, options: dict[str, Any]) -> QKLSTM:
     return QKLSTM(
-        config.embedding_dim,
+        input_size,
         config.hidden_dim,
         batch_first=True,
         bidirectional=config.bidirectional,
@@ -136,8 +155,8 @@ def count_parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 
-def kernel_of(model: SequenceTagger) -> str | None:
-    """What the kernel of a tagger's QK-LSTM amounts to, None for another network."""
+def kernel_of(model: nn.Module) -> str | None:
+    """What the kernel of a model's QK-LSTM amounts to, None for another network."""
     recurrent = model.recurrent
     if not isinstance(recurrent, QKLSTM):
         return None
@@ -147,8 +166,8 @@ def kernel_of(model: SequenceTagger) -> str | None:
     return describe_kernel(cell.feature_map.circuit)
 
 
-def kernel_fingerprint(model: SequenceTagger) -> dict[str, Any]:
-    """What the kernel of a tagger's QK-LSTM computes, as plain data to compare; empty for another network."""
+def kernel_fingerprint(model: nn.Module) -> dict[str, Any]:
+    """What the kernel of a model's QK-LSTM computes, as plain data to compare; empty for another network."""
     if not isinstance(model.recurrent, QKLSTM):
         return {}
     cell: Any = model.recurrent.cells[0]

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -17,17 +16,17 @@ from dqk.data.batches import encode
 from dqk.data.sentences import digest
 from dqk.errors import CheckpointError, InvalidInputError
 from dqk.nn import SequenceTagger
-from dqk.training import checkpoint, profiling
-from dqk.training._tensorboard import Board, require_tensorboard
+from dqk.training._tensorboard import require_tensorboard
+from dqk.training.completion import complete
 from dqk.training.config import TrainConfig, continued, resolve
 from dqk.training.group import ALONE, Group
-from dqk.training.interrupt import Interrupted
-from dqk.training.loop import DivergenceError, Trainer
+from dqk.training.loop import Trainer
 from dqk.training.metrics import evaluate, most_frequent_tag_accuracy
 from dqk.training.models import build_tagger, count_parameters, kernel_of
 from dqk.training.plots import draw_curves
 from dqk.training.run_folder import RunFolder
 from dqk.training.state import Reporter, State
+from dqk.training.tagging import Tagging
 
 Prepare = Callable[[SequenceTagger], None]
 """Is given the model before training, for instance to have workers compute its kernels (`QKLSTM.set_executor`)."""
@@ -134,7 +133,7 @@ def train_pos(
     if prepare is not None:
         prepare(model)
     with RunFolder.create(out, config, take_over) as folder:
-        folder.write_setup(config, vocabulary, corpus.digests)
+        folder.write_setup(config, corpus.digests, vocabulary)
         return _complete(_trainer(config, model, vocabulary, corpus, folder, reporter, group), corpus)
 
 
@@ -194,7 +193,7 @@ def _resume(
     if result is not None and trainer.finished:
         return cast(dict[str, Any], group.share_json({"result": {**result, "run_dir": str(folder.path)}})["result"])
     if config != before:
-        folder.write_setup(config, vocabulary, digests)
+        folder.write_setup(config, digests, vocabulary)
     return _complete(trainer, corpus)
 
 
@@ -207,15 +206,15 @@ def _trainer(
     reporter: Reporter,
     group: Group,
 ) -> Trainer:
-    evaluated = corpus.held_out or corpus.train
-    return Trainer(config, model, vocabulary, corpus.train, evaluated, folder, reporter, group)
+    task = Tagging(config, vocabulary, corpus.train, corpus.held_out or corpus.train)
+    return Trainer(config, model, task, folder, reporter, group)
 
 
 def _lead(trainer: Trainer, corpus: Corpus) -> None:
     """Gives the other ranks all that they need: they read no file, so that they may be on machines which do not have it."""
     setup = {
         "options": {name: value for name, value in trainer.config.to_dict().items() if value is not None},
-        "vocabulary": trainer.vocabulary.to_dict(),
+        "vocabulary": cast(Tagging, trainer.task).vocabulary.to_dict(),
         "train": [[sentence.words, sentence.tags] for sentence in corpus.train],
         "held_out": [[sentence.words, sentence.tags] for sentence in corpus.held_out],
         "folder": str(trainer.folder.path),
@@ -248,42 +247,7 @@ def _follow(group: Group) -> dict[str, Any]:
 def _complete(trainer: Trainer, corpus: Corpus) -> dict[str, Any]:
     if trainer.group.size > 1:
         _lead(trainer, corpus)
-    folder = trainer.folder
-    try:
-        try:
-            with _board(trainer):
-                trainer.run()
-        except (Interrupted, DivergenceError):
-            if trainer.state.history:
-                _draw(trainer, corpus)
-            raise
-        _draw(trainer, corpus)
-        profile = trainer.profile() if trainer.config.profile else None
-        result = _result(trainer, corpus)
-        if profile is not None:
-            profiling.write(folder.path, profile)
-            result["profile"] = profile
-        folder.write_result(result)
-    except OSError as error:
-        raise CheckpointError(
-            f"cannot write {error.filename or folder.path}: {error.strerror or error}; what was saved before is whole: make "
-            f"room in {folder.path}, then go on with: {folder.resume_command}"
-        ) from error
-    return cast(dict[str, Any], trainer.group.share_json(result))
-
-
-@contextlib.contextmanager
-def _board(trainer: Trainer) -> Iterator[None]:
-    """TensorBoard, if it is asked for."""
-    if not trainer.config.tensorboard:
-        yield
-        return
-    board = Board(trainer.folder.path / "tensorboard", trainer.state.epoch)
-    trainer.heard.append(board.epoch)
-    try:
-        yield
-    finally:
-        board.close()
+    return complete(trainer, lambda: _draw(trainer, corpus), lambda: _result(trainer, corpus))
 
 
 def _draw(trainer: Trainer, corpus: Corpus) -> None:
@@ -299,9 +263,8 @@ def _result(trainer: Trainer, corpus: Corpus) -> dict[str, Any]:
     config, folder, state = trainer.config, trainer.folder, trainer.state
     best = state.best
     assert best is not None
-    tensors, _ = checkpoint.load_checkpoint(folder.best, folder.remedy_for_best)
-    checkpoint.load_model(trainer.model, tensors, folder.best)
-    n_tokens = sum(map(len, trainer.evaluated))
+    evaluated = corpus.held_out or corpus.train
+    n_tokens = sum(map(len, evaluated))
     result = {
         "task": "pos",
         "model": config.model,
@@ -312,7 +275,7 @@ def _result(trainer: Trainer, corpus: Corpus) -> dict[str, Any]:
         "evaluated_on": "held-out sentences" if corpus.held_out else "training sentences",
         "correct": round(best["eval_accuracy"] * n_tokens),
         "tokens": n_tokens,
-        "most_frequent_tag_accuracy": most_frequent_tag_accuracy(corpus.train, trainer.evaluated),
+        "most_frequent_tag_accuracy": most_frequent_tag_accuracy(corpus.train, evaluated),
         "best_epoch": best["epoch"],
         "epochs": state.epoch,
         "seed": config.seed,
@@ -323,7 +286,8 @@ def _result(trainer: Trainer, corpus: Corpus) -> dict[str, Any]:
     if corpus.held_out:
         result["held_out_accuracy"] = best["eval_accuracy"]
     if corpus.test:
-        score = evaluate(trainer.model, encode(corpus.test, trainer.vocabulary), trainer.vocabulary, config.batch_size)
+        vocabulary = cast(Tagging, trainer.task).vocabulary
+        score = evaluate(trainer.model, encode(corpus.test, vocabulary), vocabulary, config.batch_size)
         result["test_accuracy"], result["test_loss"] = score.accuracy, score.loss
     kernel = kernel_of(trainer.model)
     return {**result, "kernel": kernel} if kernel else result

@@ -3,11 +3,12 @@
 | file | holds |
 |---|---|
 | `config.json` | the options of the run and the digests of its data |
-| `vocabulary.json` | words and tags in the order of their numbers |
+| `vocabulary.json` | words and tags in the order of their numbers, of a tagger |
 | `metrics.jsonl` | one JSON document per epoch |
 | `last.safetensors` | everything needed to go on: parameters, optimiser, random state, position, metrics |
-| `best.safetensors` | the parameters with the best accuracy |
+| `best.safetensors` | the parameters with the best accuracy, or loss where there is none |
 | `curves.png` | loss and accuracy over the epochs |
+| `forecast.png`, `forecast.csv` | truth and forecasts of the test part, of a forecaster |
 | `result.json` | what the run came to, once it is finished |
 | `lease.json` | which process trains into the folder, while one does, see `dqk._lease` |
 """
@@ -33,6 +34,8 @@ from dqk.training.hints import command
 
 _PARENT = Path("runs")
 _LEASE = "lease.json"
+_RESULTS = {"pos": {"accuracy", "correct", "loss", "tokens"}, "forecast": {"rmse", "mae", "loss", "validation_rmse"}}
+"""What a whole result has at least."""
 
 
 class RunFolder:
@@ -41,11 +44,13 @@ class RunFolder:
     Args:
         path: the folder.
         lease: the right to write to it; None for a folder that is only read.
+        task: what the run trains for, as in `dqk train TASK`.
     """
 
-    def __init__(self, path: Path, lease: Lease | None = None):
+    def __init__(self, path: Path, lease: Lease | None = None, task: str = "pos"):
         self.path = path
         self.lease = lease
+        self.task = task
         self.metrics = path / "metrics.jsonl"
         self.last = path / "last.safetensors"
         self.best = path / "best.safetensors"
@@ -70,7 +75,7 @@ class RunFolder:
         """
         if out is None:
             path = new_folder(config)
-            return cls(path, Lease.acquire(path / _LEASE, take_over))
+            return cls(path, Lease.acquire(path / _LEASE, take_over), config.task)
         path = Path(out)
         try:
             path.mkdir(parents=True, exist_ok=True)
@@ -82,11 +87,11 @@ class RunFolder:
         if not occupied or (path / _LEASE).exists():  # else nothing is written to the folder, not even a lease
             lease = Lease.acquire(path / _LEASE, take_over)
             if not _has_content(path):
-                return cls(path, lease)
+                return cls(path, lease, config.task)
             lease.release()
         raise InvalidInputError(
             f"--out: {path} is not empty; name another folder, or go on with the run in it: "
-            f"{command('train', 'pos', '--resume', str(path))}"
+            f"{command('train', config.task, '--resume', str(path))}"
         )
 
     @staticmethod
@@ -145,20 +150,24 @@ class RunFolder:
     @property
     def resume_command(self) -> str:
         """What to type to go on with the run."""
-        return command("train", "pos", "--resume", str(self.path))
+        return command("train", self.task, "--resume", str(self.path))
 
     @property
     def remedy_for_best(self) -> str:
         """What to do without the best parameters."""
         if not (self.metrics.exists() and self.metrics.stat().st_size):
             return f"it is written after the first epoch; go on with: {self.resume_command}"
+        if self.task != "pos":
+            return "restore it from a copy, or train again into another folder"
         last = command("predict", str(self.path), "SENTENCE", "--last")
         return (
             "restore it from a copy, or train again into another folder; the parameters of the last epoch are in "
             f"{self.last.name}, and used by: {last}"
         )
 
-    def write_setup(self, config: TrainConfig, vocabulary: Vocabulary, digests: Mapping[str, str]) -> None:
+    def write_setup(
+        self, config: TrainConfig, digests: Mapping[str, str], vocabulary: Vocabulary | None = None
+    ) -> None:
         """Writes what the run is, the configuration last: without it the folder is no run.
 
         Raises:
@@ -166,15 +175,17 @@ class RunFolder:
         """
         from dqk import __version__
 
+        words = {} if vocabulary is None else {"vocabulary": _digest(vocabulary)}
         document = {
             "dqk": __version__,
-            "task": "pos",
+            "task": config.task,
             "options": config.to_dict(),
-            "sha256": {**digests, "vocabulary": _digest(vocabulary)},
+            "sha256": {**digests, **words},
         }
         known = self._vocabulary.exists()
         try:
-            write_json(self._vocabulary, vocabulary.to_dict())
+            if vocabulary is not None:
+                write_json(self._vocabulary, vocabulary.to_dict())
             write_json(self._config, document)
         except OSError as error:
             if not known:
@@ -184,20 +195,35 @@ class RunFolder:
                 "--out, then start again"
             ) from error
 
-    def read_setup(self) -> tuple[TrainConfig, Vocabulary, dict[str, str]]:
-        """What `write_setup` wrote.
+    def read_options(self, task: str) -> tuple[TrainConfig, dict[str, str]]:
+        """Configuration of a run for some task, and the digests of its data.
 
         Raises:
-            CheckpointError: if a file is missing, damaged or from another version.
+            CheckpointError: if it is missing, damaged, from another version or for another task.
         """
         document = read_json(self._config)
         try:
             options, digests = document["options"], dict(document["sha256"])
-            config = resolve({name: value for name, value in options.items() if value is not None})
+            self.task = document.get("task", task)
+            config = resolve({name: value for name, value in options.items() if value is not None}, self.task)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise CheckpointError(
                 f"{self._config} is not the configuration of a run ({error}); restore it from a copy or start a new run"
             ) from error
+        if self.task != task:
+            raise CheckpointError(
+                f"{self.path} is a run of `dqk train {self.task}`, expected one of `dqk train {task}`; "
+                f"go on with it by: {self.resume_command}"
+            )
+        return config, digests
+
+    def read_setup(self) -> tuple[TrainConfig, Vocabulary, dict[str, str]]:
+        """What `write_setup` wrote about a tagger.
+
+        Raises:
+            CheckpointError: if a file is missing, damaged or from another version, or the run trains something else.
+        """
+        config, digests = self.read_options("pos")
         try:
             vocabulary = Vocabulary.from_dict(read_json(self._vocabulary))
         except InvalidInputError as error:
@@ -222,7 +248,7 @@ class RunFolder:
         if not self._result.exists():
             return None
         result = read_json(self._result)
-        if not isinstance(result, dict) or not {"accuracy", "correct", "loss", "tokens"} <= result.keys():
+        if not isinstance(result, dict) or not _RESULTS[self.task] <= result.keys():
             raise CheckpointError(f"{self._result} is damaged; remove it, then resume the run to write it anew")
         return result
 

@@ -18,9 +18,9 @@ class State:
     Attributes:
         epoch: finished epochs.
         batch: finished batches of the next one.
-        loss_sum: sum of the words' losses in those batches, before each update.
-        correct: words tagged right in them.
-        tokens: words in them.
+        loss_sum: sum of the losses in those batches (of words, say), before each update.
+        correct: outputs that were right in them, where a task counts those.
+        tokens: losses in them.
         seconds: time spent on them.
         history: metrics of the finished epochs.
     """
@@ -35,8 +35,8 @@ class State:
 
     @property
     def best(self) -> dict[str, Any] | None:
-        """Metrics of the best epoch: highest accuracy, then lowest loss, then first."""
-        return min(self.history, key=lambda line: (-line["eval_accuracy"], line["eval_loss"]), default=None)
+        """Metrics of the best epoch: highest accuracy where there is one, then lowest loss, then first."""
+        return min(self.history, key=lambda line: (-line.get("eval_accuracy", 0.0), line["eval_loss"]), default=None)
 
 
 @dataclass(frozen=True)
@@ -46,10 +46,8 @@ class Facts:
     Attributes:
         model: kind of network.
         parameters: trainable values.
-        sentences: to train on.
-        words: in them.
-        distinct_words: of them, how many are distinct.
-        tags: distinct ones.
+        data: what it is trained on, in a line.
+        counts: whether outputs are right or wrong.
         kernel: what the kernel amounts to, None without one.
         folder: where the run is kept.
         epochs: to be done in all.
@@ -61,10 +59,8 @@ class Facts:
 
     model: str
     parameters: int
-    sentences: int
-    words: int
-    distinct_words: int
-    tags: int
+    data: str
+    counts: bool
     kernel: str | None
     folder: str
     epochs: int

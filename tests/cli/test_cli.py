@@ -11,6 +11,7 @@ import pytest
 import dqk
 from dqk.cli import main
 from dqk.training.config import OPTIONS
+from dqk.training.options import TASKS
 from tests.training.corpus import write_corpus
 
 QUICK = ["train", "pos", "--model", "lstm", "--epochs", "2"]
@@ -181,7 +182,20 @@ def test_reproduce_table1(run) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["train"], ["train", "pos"], ["predict"], ["reproduce"], ["reproduce", "table1"]]
+    "command",
+    [
+        [],
+        ["train"],
+        ["train", "pos"],
+        ["train", "forecast"],
+        ["predict"],
+        ["reproduce"],
+        ["reproduce", "table1"],
+        ["reproduce", "fig3"],
+        ["compare"],
+        ["compare", "pos"],
+        ["compare", "forecast"],
+    ],
 )
 def test_every_help_has_an_example(run, command: list[str]) -> None:
     done = run(*command, "--help")
@@ -190,8 +204,11 @@ def test_every_help_has_an_example(run, command: list[str]) -> None:
 
 
 def test_every_option_is_in_the_help(run) -> None:
+    for task in TASKS:
+        shown = run("train", task, "--help").out
+        listed = {name for name in OPTIONS if f"--{name.replace('_', '-')} " in shown}
+        assert listed == {name for name, option in OPTIONS.items() if task in option.tasks}
     shown = run("train", "pos", "--help").out
-    assert [name for name in OPTIONS if f"--{name.replace('_', '-')} " not in shown] == []
     assert "bool" not in shown + run("--help").out + run("predict", "--help").out  # a switch takes no value
 
 

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pack_padded_sequence
 
-from dqk._gram import _pools, job_of
+from dqk._executors import pools
+from dqk._gram import job_of
 from dqk.backends.reference import ReferenceBackend
 from dqk.cluster import InlinePool
 from dqk.cluster.processes import ProcessPool
@@ -224,7 +225,7 @@ def test_refusals(options: dict[str, Any], text: str) -> None:
         QKLSTM(3, 2, **options)
 
 
-def test_backends_without_a_name_and_closed_pools() -> None:
+def test_backends_without_a_name_and_closedpools() -> None:
     """When it is used."""
     x = torch.randn(2, 3, INPUT)
     with InlinePool(1) as pool:
@@ -245,8 +246,8 @@ def test_workers_by_name() -> None:
     model = farmed("default", "processes")
     try:
         assert_same(results(model), results(build("default")))
-        pool = _pools.get("processes")
+        pool = pools.get("processes")
         results(model)
-        assert _pools.get("processes") is pool and pool.opened
+        assert pools.get("processes") is pool and pool.opened
     finally:
-        _pools.close()
+        pools.close()

@@ -7,15 +7,15 @@ from dqk.cli import main
 from dqk.errors import MemoryBoundError
 from dqk.training.loop import Trainer
 
-steps, compute = itertools.count(1), Trainer._inputs
+steps, compute = itertools.count(1), Trainer._step
 
 
-def inputs(self: Trainer, *arguments: Any) -> Any:
+def step(self: Trainer, *arguments: Any) -> Any:
     if next(steps) == 20:
         raise MemoryBoundError("too large")
     return compute(self, *arguments)
 
 
 if __name__ == "__main__":
-    Trainer._inputs = inputs  # type: ignore[method-assign]
+    Trainer._step = step  # type: ignore[method-assign]
     main()

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from dqk.errors import InvalidInputError
 from dqk.kernels import feature_maps
 from dqk.training import config as config_module
+from dqk.training import options as options_module
 from dqk.training.config import OPTIONS, TYPES, continued, resolve
 
 
@@ -123,7 +124,7 @@ def test_feature_maps_are_those_of_the_kernels() -> None:
 def test_every_option_has_help_and_a_type_that_can_be_checked() -> None:
     for name, option in OPTIONS.items():
         assert option.help and option.group in ("Data", "Model", "Training", "Checkpoints", "Insight")
-        assert TYPES[name] in config_module._CONVERSIONS
+        assert TYPES[name] in options_module._CONVERSIONS
 
 
 def test_going_on_allows_more_epochs_only() -> None:

@@ -11,7 +11,8 @@ from dqk.data.batches import hidden_words
 from dqk.nn import QKLSTM, SequenceTagger
 from dqk.training.loop import Trainer
 from dqk.training.pos import train_pos
-from dqk.training.state import Reporter
+from dqk.training.state import Reporter, State
+from dqk.training.tagging import Tagging
 from tests.training.corpus import write_corpus
 from tests.training.test_resume import numbers
 
@@ -21,6 +22,8 @@ class Kept(Reporter):
 
     def started(self, trainer: Trainer) -> None:
         self.trainer = trainer
+        assert isinstance(trainer.task, Tagging)
+        self.task = trainer.task
 
 
 @pytest.fixture(scope="module")
@@ -33,19 +36,19 @@ def test_words_that_occur_once_become_unknown(options: dict[str, Any], tmp_path:
     """Those that `hidden_words` names and no others; others in another epoch."""
     kept = Kept()
     train_pos(options, tmp_path / "run", kept)
-    trainer, found = kept.trainer, []
-    vocabulary, sentences = trainer.vocabulary, list(range(len(trainer.train)))
-    lengths = [len(trainer.train[k].words) for k in sentences]
-    counts = Counter(word for sentence in trainer.train for word in sentence.words)
+    trainer, task, found = kept.trainer, kept.task, []
+    vocabulary, sentences = task.vocabulary, list(range(len(task.train)))
+    lengths = [len(task.train[k].words) for k in sentences]
+    counts = Counter(word for sentence in task.train for word in sentence.words)
     rare = set(vocabulary.encode_words([word for word, count in counts.items() if count == 1]))
     assert len(rare) > 10
     for epoch in (0, 1):
         trainer.state.epoch, trainer.state.batch = epoch, 0
-        (words, _, mask), _ = trainer._inputs(sentences, lengths, sentences)
+        (words, _, mask), _ = task.inputs(trainer.state, sentences, lengths, sentences)
         assert mask is None
         hidden = hidden_words(lengths, sentences, trainer.config.seed, epoch, 0)
         unknown: list[tuple[int, int]] = []
-        for k, sentence in enumerate(trainer.train):
+        for k, sentence in enumerate(task.train):
             rows = vocabulary.encode_words(list(sentence.words))
             expected = [vocabulary.unknown_index if row in rare and hidden[k, t] else row for t, row in enumerate(rows)]
             assert words[k, : len(rows)].tolist() == expected
@@ -62,7 +65,7 @@ def test_dropout_reaches_the_tagger(options: dict[str, Any], tmp_path: Path) -> 
         train_pos({**options, "dropout": rate, "learning_rate": 1e-12}, tmp_path / str(rate), kept)
         losses.append(numbers(tmp_path / str(rate))[0]["train_loss"])
     assert abs(losses[0] - losses[1]) > 1e-5
-    (_, _, mask), _ = kept.trainer._inputs([0, 1], [len(s.words) for s in kept.trainer.train[:2]], [0, 1])
+    (_, _, mask), _ = kept.task.inputs(State(), [0, 1], [len(s.words) for s in kept.task.train[:2]], [0, 1])
     assert mask is not None and set(mask.unique().tolist()) == {0.0, 2.0}
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import ray
 
 from dqk import FidelityKernel, gram
-from dqk._gram import _pools
+from dqk._executors import pools
 from dqk.cluster._ray import RayPool
 from dqk.errors import ClusterError
 from dqk.kernels.feature_maps import qklstm_feature_map
@@ -37,7 +37,7 @@ def main() -> None:
     ray.shutdown()
     with tempfile.TemporaryDirectory(dir="/tmp", ignore_cleanup_errors=True) as folder:
         ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, _temp_dir=folder)
-        _pools.close()  # as at the end of the process
+        pools.close()  # as at the end of the process
         pool.close()
         found["theirs_runs"] = ray.is_initialized()
         ray.shutdown()
