@@ -9,10 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 import re
-import subprocess
-import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -23,7 +20,7 @@ import numpy as np
 from dqk._measure import Measurement, cut_jobs
 from dqk._pooled import OnPool
 from dqk.circuit import simplify_for_fidelity
-from dqk.errors import ClusterError, InvalidInputError
+from dqk.errors import ClusterError
 from dqk.kernels.feature_maps import reuploading_feature_map
 from dqk.qpu._virtual import VirtualRun
 from dqk.qpu.client import QPUClient
@@ -31,9 +28,10 @@ from dqk.qpu.fleet import QPU, Fleet, Network
 from dqk.qpu.models import JobKind, modelled, offer, seconds_of
 from dqk.qpu.pool import QPUPool
 from dqk.qpu.profile import Noise
+from dqk.qpu.running import up
 from dqk.scheduler import Demand, Plan, Policy, Strategy, strategy
 
-_START_S = 120.0
+_WIDEST = 20  # that a service emulates
 _CIRCUIT = simplify_for_fidelity(reuploading_feature_map(2, layers=1).circuit).circuit
 
 
@@ -66,53 +64,12 @@ def raised(fleet: Fleet) -> Iterator[list[str]]:
     Raises:
         ClusterError: if one does not start.
     """
-    devices = [device for device in fleet.devices() if isinstance(device, QPU)]
-    if not devices:
-        raise InvalidInputError(f"fleet {fleet.name!r} has no [[qpu]], which is what can be a service")
-    with tempfile.TemporaryDirectory(prefix="dqk-fleet-") as folder, contextlib.ExitStack() as stack:
-        processes = [stack.enter_context(_service(device, Path(folder))) for device in devices]
-        timer = threading.Timer(_START_S, _end, [processes])
-        timer.start()
+    with tempfile.TemporaryDirectory(prefix="dqk-fleet-") as folder:
+        running = up(fleet, Path(folder) / "services")
         try:
-            urls = [process.stdout.readline().strip() for process in processes if process.stdout]
+            yield [str(service.url) for service in running.services]
         finally:
-            timer.cancel()
-        failed = [device.name for device, url in zip(devices, urls, strict=True) if not url.startswith("http")]
-        if failed:
-            raise ClusterError(f"services did not start: {', '.join(failed)}")
-        yield urls
-
-
-def _end(processes: Sequence[subprocess.Popen[str]]) -> None:
-    for process in processes:
-        process.kill()
-
-
-@contextlib.contextmanager
-def _service(device: QPU, folder: Path) -> Iterator[subprocess.Popen[str]]:
-    profile = folder / f"{device.name}.toml"
-    profile.write_text(device.profile().to_toml(), encoding="utf-8")
-    command = [
-        sys.executable,
-        "-m",
-        "dqk",
-        "qpu",
-        "serve",
-        f"--qubits={min(device.qubits, 20)}",
-        f"--profile={profile}",
-    ]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    try:
-        yield process
-    finally:
-        process.terminate()
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        if process.stdout is not None:
-            process.stdout.close()
+            running.drop()
 
 
 def calibrated(devices: int = 1, jobs: int = 30, job_s: float = 0.05) -> Network:
@@ -145,7 +102,8 @@ def compare(fleet: Fleet, entries: int, shots: int, policy: str = "pull", networ
         network: of the emulation; None to measure it first, see `calibrated`.
     """
     network = calibrated(sum(kind.count for kind in fleet.qpu)) if network is None else network
-    quiet = replace(fleet, qpu=tuple(replace(q, noise=Noise()) for q in fleet.qpu), worker=(), network=network)
+    quiet_ones = tuple(replace(q, noise=Noise(), qubits=min(q.qubits, _WIDEST)) for q in fleet.qpu)
+    quiet = replace(fleet, qpu=quiet_ones, worker=(), network=network)
     with raised(quiet) as urls:
         ages = [_metric(url, "dqk_qpu_calibrated_seconds_ago") for url in urls]
         real_s, real_used = _real(quiet, urls, entries, shots, strategy(policy))
