@@ -32,7 +32,7 @@ class SimulatedBackend(SampledBackend):
     @property
     def limits(self) -> DeviceLimits:
         """No limits but memory; a job is fixed by its seed."""
-        return DeviceLimits(max_shots=2**53, seeded=True)
+        return DeviceLimits(max_shots=2**53 - 1, seeded=True)
 
     def run(
         self,
