@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from dqk.scheduler.policy import Policy, Statistics, WorkerStatistics
@@ -210,6 +211,11 @@ class Crew:
     def in_flight(self) -> list[Ticket]:
         """All assignments."""
         return [ticket for worker in self._workers.values() for ticket in worker.tickets.values()]
+
+    @property
+    def names(self) -> Iterable[str]:
+        """Of all workers."""
+        return self._workers.keys()
 
     def others_than(self, names: tuple[str, ...]) -> bool:
         """Whether a worker lives that is not among these."""

@@ -88,6 +88,7 @@ class Dispatch:
         self._cost = plan.seconds
         self._fresh = (placement or Stretches)(plan.seconds, open_items[:0] if held else open_items)
         self._returned = Returned()
+        self._suits = self._fresh.suits
         self._crew = Crew(self.policy, self.statistics)
         self._tickets: dict[int, Ticket] = {}
         self._copies: dict[int, int] = {}
@@ -274,18 +275,27 @@ class Dispatch:
         seconds = self.policy.message_s / worker.ratio
         if self._returned:
 
-            def eligible(failed_on: tuple[str, ...]) -> bool:
-                return worker.name not in failed_on or not self._crew.others_than(failed_on)
+            def eligible(item: int, failed_on: tuple[str, ...]) -> bool:
+                if self._suits is None:
+                    return worker.name not in failed_on or not self._crew.others_than(failed_on)
+                if not self._suits(worker.name, item):
+                    return False
+                return worker.name not in failed_on or not self._others_suit(failed_on, item)
 
             suspect = self._returned.take_suspect(eligible) if worker.suspect is None else None
             if suspect is not None:
                 worker.suspect = self._next_ticket
                 return (suspect,)
-            again = self._returned.take(eligible, self._cost, seconds, worker.most)
+            again = self._returned.take(eligible, self._cost, seconds, worker.most, self._suits is None)
             if again:
                 return again
         fair = self._fresh.seconds * self._crew.share(worker) / (2 * worker.slots)
         return self._fresh.take(worker.name, min(seconds, fair), worker.most)
+
+    def _others_suit(self, names: tuple[str, ...], item: int) -> bool:
+        """Whether a worker lives that is not among these and can compute the item."""
+        assert self._suits is not None
+        return any(name not in names and self._suits(name, item) for name in self._crew.names)
 
     def _assign(self, worker: Worker, items: tuple[int, ...], now: float, actions: list[Action]) -> None:
         ticket = Ticket(self._next_ticket, worker, set(items), self._seconds(items))
@@ -332,6 +342,9 @@ class Dispatch:
                     continue
                 if ticket.started is not None:  # its worker has probably begun at the front
                     items = items[len(items) // 2 :]
+                if self._suits is not None and not all(self._suits(worker.name, item) for item in items):
+                    own.append(ticket)
+                    continue
                 alone_s = self._seconds(items) * worker.ratio
                 if ticket.expected_end(now, least_s) - now > alone_s:
                     self.statistics.hedged += len(items)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-Eligible = Callable[[tuple[str, ...]], bool]
+Eligible = Callable[[int, tuple[str, ...]], bool]
 
 
 class Stretches:
@@ -18,6 +18,8 @@ class Stretches:
     Each worker eats its own stretch from the front, so that its items are neighbours and share encoded blocks. A worker without
     a stretch takes the back half of the longest one.
     """
+
+    suits = None  # everybody can compute everything
 
     def __init__(self, seconds: np.ndarray, items: np.ndarray):
         self._items = items.astype(np.int32)
@@ -114,22 +116,31 @@ class Returned:
 
     def take_suspect(self, eligible: Eligible) -> int | None:
         """The first suspect that may go to the worker."""
-        item = next((item for item, failed_on in self._suspects.items() if eligible(failed_on)), None)
+        item = next((item for item, failed_on in self._suspects.items() if eligible(item, failed_on)), None)
         if item is not None:
             del self._suspects[item]
         return item
 
-    def take(self, eligible: Eligible, cost: np.ndarray, seconds: float, most: int) -> tuple[int, ...]:
-        """Other items that may go to the worker, with one history, of about so many predicted seconds."""
-        failed_on = next((history for history in self._by_history if eligible(history)), None)
-        if failed_on is None:
-            return ()
-        taken: list[int] = []
-        for item in self._by_history[failed_on]:
-            seconds -= float(cost[item])
-            if len(taken) == most or (taken and seconds < 0):
-                break
-            taken.append(item)
-        for item in taken:
-            self.discard(item)
-        return tuple(taken)
+    def take(
+        self, eligible: Eligible, cost: np.ndarray, seconds: float, most: int, alike: bool = True
+    ) -> tuple[int, ...]:
+        """Other items that may go to the worker, with one history, of about so many predicted seconds.
+
+        `alike` says that of items with one history all are eligible or none.
+        """
+        for failed_on, bucket in self._by_history.items():
+            taken: list[int] = []
+            for item in bucket:
+                if (not alike or not taken) and not eligible(item, failed_on):
+                    if alike:
+                        break
+                    continue
+                seconds -= float(cost[item])
+                if len(taken) == most or (taken and seconds < 0):
+                    break
+                taken.append(item)
+            if taken:
+                for item in taken:
+                    self.discard(item)
+                return tuple(taken)
+        return ()

@@ -29,12 +29,19 @@ class Queue(Protocol):
     def seconds(self) -> float:
         """What they are predicted to take."""
 
+    @property
+    def suits(self) -> Callable[[str, int], bool] | None:
+        """Whether a worker can compute an item, asked about copies and what failed elsewhere; None if all can compute all."""
+
     def take(self, worker: str, seconds: float, most: int) -> tuple[int, ...]:
         """At most `most` items of about so many predicted seconds, at least one if there is one for this worker."""
 
     def release(self, worker: str) -> None:
         """A worker is gone: what was meant for it is for others."""
 
+
+Suits: TypeAlias = Callable[[str, int], bool]
+"""Whether a worker can compute an item."""
 
 Placement: TypeAlias = Callable[[np.ndarray, np.ndarray], Queue]
 """Makes the queue of a run from the predicted seconds of all items, shape (T,), and the numbers of those that are open."""
@@ -46,10 +53,11 @@ class Fixed:
     Args:
         seconds: predicted, of all items, shape (T,).
         shares: the items of each worker, in order.
+        suits: whether a worker can compute an item; None if all can compute all.
     """
 
-    def __init__(self, seconds: np.ndarray, shares: Mapping[str, Sequence[int]]):
-        self._cost = seconds
+    def __init__(self, seconds: np.ndarray, shares: Mapping[str, Sequence[int]], suits: Suits | None = None):
+        self._cost, self.suits = seconds, suits
         self._shares = {worker: deque(items) for worker, items in shares.items()}
         self.count = sum(map(len, self._shares.values()))
         self.seconds = float(sum(seconds[list(items)].sum() for items in self._shares.values()))
@@ -67,9 +75,13 @@ class Fixed:
         if not self._shares:  # nobody is left; who joins next gets it
             self._shares[worker] = left
             return
-        others = list(self._shares.values())
+        others = list(self._shares.items())
         for place, item in enumerate(left):
-            others[place % len(others)].append(item)
+            able = others if self.suits is None else [pair for pair in others if self.suits(pair[0], item)]
+            if able:
+                able[place % len(able)][1].append(item)
+            else:  # nobody else can compute it; should the worker come back, it is there
+                self._shares.setdefault(worker, deque()).append(item)
 
 
 class Chosen:
@@ -92,6 +104,11 @@ class Chosen:
     def seconds(self) -> float:
         """See `Queue`."""
         return self._inner.seconds
+
+    @property
+    def suits(self) -> Suits | None:
+        """See `Queue`; what failed at chosen workers may go to others."""
+        return self._inner.suits
 
     def take(self, worker: str, seconds: float, most: int) -> tuple[int, ...]:
         """See `Queue`."""
@@ -127,6 +144,7 @@ class Kinds:
         self._cost = seconds
         self._rows = [deque(items) for items in rows]
         self._able, self._front = able, frozenset(front)
+        self._place = {item: place for place, items in enumerate(rows) for item in items}
         self.count = sum(map(len, self._rows))
         self.seconds = float(sum(seconds[list(items)].sum() for items in self._rows))
 
@@ -143,6 +161,11 @@ class Kinds:
         self.count -= len(taken)
         self.seconds = max(0.0, self.seconds - float(self._cost[list(taken)].sum())) if self.count else 0.0
         return taken
+
+    def suits(self, worker: str, item: int) -> bool:
+        """See `Queue`."""
+        able = self._able.get(worker)
+        return able is not None and bool(able[self._place[item]])
 
     def release(self, worker: str) -> None:
         """See `Queue`."""

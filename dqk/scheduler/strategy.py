@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dqk.errors import InvalidInputError, unknown_name
-from dqk.scheduler.placement import Chosen, Fixed, Kinds, Placement, Queue, stretches
+from dqk.scheduler.placement import Chosen, Fixed, Kinds, Placement, Queue, Suits, stretches
 
 _BINS = 16  # of importance
 _SLACK = 2.0  # a deadline that nobody names is so many times what all workers together take
@@ -113,7 +113,7 @@ def _round_robin(demand: Demand, offers: Sequence[Offer], _: float | None) -> Pl
                 turn += 1
             shares[offers[turn % len(offers)].worker].append(item)
             turn += 1
-        return Fixed(seconds, shares)
+        return Fixed(seconds, shares, _suits(demand, offers))
 
     return queue
 
@@ -132,9 +132,19 @@ def _by_speed(demand: Demand, offers: Sequence[Offer], _: float | None) -> Place
             places = np.minimum(np.searchsorted(edges, _spread(len(own)), side="right"), len(offers) - 1)
             for place, offer in enumerate(offers):
                 shares[offer.worker] += own[places == place].tolist()
-        return Fixed(seconds, {worker: sorted(share) for worker, share in shares.items()})
+        return Fixed(seconds, {worker: sorted(share) for worker, share in shares.items()}, _suits(demand, offers))
 
     return queue
+
+
+def _suits(demand: Demand, offers: Sequence[Offer]) -> Suits | None:
+    """Whether a worker can compute an item; None if all can compute all there is."""
+    able = {offer.worker: [math.isfinite(seconds) for seconds in offer.seconds] for offer in offers}
+    kinds = np.unique(demand.kind).tolist()
+    if all(row[kind] for row in able.values() for kind in kinds):
+        return None
+    kind = demand.kind.tolist()
+    return lambda worker, item: worker in able and able[worker][kind[item]]
 
 
 def _spread(count: int) -> np.ndarray:
@@ -165,7 +175,7 @@ def _cheapest(score: Callable[[Offer, np.ndarray], float], heeds_deadline: bool)
             chosen.append(offer)
 
         names = [offer.worker for offer in chosen]
-        if all(math.isfinite(offer.seconds[kind]) for offer in chosen for kind in np.flatnonzero(counts)):
+        if _suits(demand, offers) is None:
             return lambda seconds, items: Chosen(stretches(seconds, items), names)
         inner = _scarcest_first(demand, offers)
         return lambda seconds, items: Chosen(inner(seconds, items), names)

@@ -75,6 +75,7 @@ kinds_of_devices = st.builds(
     dict,
     speed=st.floats(0.2, 5.0),
     fails=st.sampled_from([0.0, 0.0, 0.1, 0.4]),
+    able=st.sampled_from([3, 3, 2, 1]),
     outage=st.sampled_from([None, None, (3.0, 5.0, None), (1.0, 2.0, 6.0), (2.0, 1e9, None)]),
 )
 
@@ -89,13 +90,14 @@ kinds_of_devices = st.builds(
 def test_every_item_once_whatever_happens(name, given_devices, count, seed) -> None:
     """Done once or given up with a cause; the log has every job; the same seed gives the same run."""
     strategy = STRATEGIES[name]
+    given_devices[0]["able"] = 3  # what nobody could do is refused, see the tests of strategies
 
     def play():
         rng = np.random.default_rng(seed)
         kind = rng.integers(0, 3, count)
         devices, offers = [], []
         for number, one in enumerate(given_devices):
-            seconds = tuple(float(k + 1) / one["speed"] for k in range(3))
+            seconds = tuple(float(k + 1) / one["speed"] if k < one["able"] else math.inf for k in range(3))
             chance = random.Random(seed + number)
             outage = () if one["outage"] is None else (Outage(*one["outage"]),)
             devices.append(
@@ -127,6 +129,7 @@ def test_every_item_once_whatever_happens(name, given_devices, count, seed) -> N
     assert sum(log.accepted) == len(accepted) and all(
         log.item[job] == item and log.worked[job] for item, job in accepted
     )
+    assert np.isfinite(np.array(log.ended)).all()  # nobody gets what it cannot do
     columns = (np.array(part) for part in (log.submitted, log.taken, log.started, log.ended))
     submitted, taken, started, ended = columns
     assert (submitted <= taken).all() and (taken <= started).all() and (started <= ended).all()
