@@ -62,9 +62,9 @@ def report_real_time() -> dict[str, Any]:
     print("real time beside virtual time: makespan, share of the devices' time that was charged")
     for name, entries, policy in (
         ("homogeneous4", 2400, "pull"),
-        ("hetero6", 3600, "pull"),
-        ("hetero6", 3600, "round_robin"),
-        ("hetero6", 3600, "hedged"),
+        ("hetero6", 7200, "pull"),
+        ("hetero6", 7200, "round_robin"),
+        ("hetero6", 7200, "hedged"),
         ("outage4", 2400, "pull"),
     ):
         c = compare(Fleet.read(FLEETS / f"{name}.toml"), entries, 300, policy)

@@ -31,6 +31,7 @@ from dqk.qpu.profile import Noise
 from dqk.qpu.running import up
 from dqk.scheduler import Demand, Plan, Policy, Strategy, strategy
 
+_ROUNDS = 4
 _WIDEST = 20  # that a service emulates
 _CIRCUIT = simplify_for_fidelity(reuploading_feature_map(2, layers=1).circuit).circuit
 
@@ -72,21 +73,26 @@ def raised(fleet: Fleet) -> Iterator[list[str]]:
             running.drop()
 
 
-def calibrated(devices: int = 1, jobs: int = 30, job_s: float = 0.05) -> Network:
+def calibrated(devices: int = 1, jobs: int = 15, job_s: float = 0.05) -> Network:
     """What jobs on this machine's services take beside the devices' own time: a way, and a pause between two jobs.
+
+    Of several rounds the shortest: what is longer was disturbed.
 
     Args:
         devices: services side by side; more of them get in each other's way.
-        jobs: to measure on each.
+        jobs: to measure on each, and three times as many: what both have in common is no pause between jobs.
         job_s: of the device, for each.
     """
     probe = QPU("probe", devices, qubits=2, job_s=job_s, shot_rate_hz=1e9, max_circuits_per_job=20)
     fleet = Fleet(qpu=(probe,))
     with raised(fleet) as urls:
         alone = [_real(fleet, urls, 20, 1, strategy("pull"))[0] for _ in range(5)]
-        together = _real(fleet, urls, 20 * jobs * devices, 1, strategy("pull"))[0]
-    between = max(0.0, (together - min(alone)) / (jobs - 1) - job_s)
-    return Network(latency_s=max(0.0, (float(np.median(alone)) - job_s - between) / 2), overhead_s=between)
+        short, long = (
+            min(_real(fleet, urls, 20 * count * devices, 1, strategy("pull"))[0] for _ in range(_ROUNDS))
+            for count in (jobs, 3 * jobs)
+        )
+    between = max(0.0, (long - short) / (2 * jobs) - job_s)
+    return Network(latency_s=max(0.0, (min(alone) - job_s - between) / 2), overhead_s=between)
 
 
 def compare(fleet: Fleet, entries: int, shots: int, policy: str = "pull", network: Network | None = None) -> Comparison:

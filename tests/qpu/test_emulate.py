@@ -231,9 +231,12 @@ def test_confidence_intervals_and_fronts() -> None:
 @pytest.mark.qpu
 @pytest.mark.slow
 @pytest.mark.timeout(280)
-@pytest.mark.parametrize("name, entries", [("homogeneous4", 2400), ("hetero6", 3600), ("outage4", 2400)])
+@pytest.mark.parametrize("name, entries", [("homogeneous4", 2400), ("hetero6", 7200), ("outage4", 2400)])
 def test_virtual_time_against_real_services(name, entries) -> None:
-    """Makespan within 10 %, use of the devices within 5 points; the network is measured on the same machine just before."""
+    """Makespan within 10 %, use of the devices within 5 points; the network is measured on the same machine just before.
+
+    Who gets the last job of a slow device hangs on milliseconds and is worth a second, so runs are some twenty seconds long.
+    """
     found = compare(Fleet.read(FLEETS / f"{name}.toml"), entries, 300)
     assert abs(found.deviation) <= 0.10, found
     assert abs(found.virtual_used - found.real_used) <= 0.05, found
