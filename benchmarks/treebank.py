@@ -24,10 +24,10 @@ import torch
 from rich.console import Console
 from rich.table import Table
 from timing import machine
-from torch import Tensor, nn
 
 import dqk
 from dqk.data import Vocabulary
+from dqk.nn.no_recurrence import NoRecurrence
 from dqk.training.config import OPTIONS, TrainConfig, resolve
 from dqk.training.loop import Reporter, Trainer
 from dqk.training.metrics import most_frequent_tag_accuracy
@@ -38,31 +38,12 @@ from dqk.training.run_folder import RunFolder
 from dqk.training.tagging import Tagging
 
 
-class NoRecurrence(nn.Module):
-    """A tagger that reads every word as a sentence of its own: h_{t-1} = c_{t-1} = 0, the same parameters."""
-
-    def __init__(self, tagger: nn.Module):
-        super().__init__()
-        self.tagger = tagger
-
-    @property
-    def recurrent(self) -> nn.Module:
-        """The tagger's network, of which a run keeps the kernel's fingerprint."""
-        return self.tagger.recurrent
-
-    def forward(self, tokens: Tensor, lengths: Tensor, dropout_mask: Tensor | None = None) -> Tensor:
-        """Logits (B, T, tags) of tokens (B, T)."""
-        real = torch.arange(tokens.shape[1]) < lengths[:, None]
-        mask = None if dropout_mask is None else dropout_mask[real].unsqueeze(1)
-        scores = self.tagger(tokens[real].unsqueeze(1), None, mask).squeeze(1)
-        return scores.new_zeros(*tokens.shape, scores.shape[1]).masked_scatter(real.unsqueeze(2), scores)
-
-
 def train(config: TrainConfig, corpus: Corpus, recurrent: bool) -> dict[str, Any]:
     """One run: its parameters, its best held-out accuracy and the epoch in which it was reached."""
     vocabulary = Vocabulary.of(corpus.train)
-    tagger: Any = build_tagger(config, vocabulary)
-    model = tagger if recurrent else NoRecurrence(tagger)
+    model: Any = build_tagger(config, vocabulary)
+    if not recurrent:
+        model.recurrent = NoRecurrence(model.recurrent)
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         run = RunFolder(Path(folder))
@@ -73,7 +54,7 @@ def train(config: TrainConfig, corpus: Corpus, recurrent: bool) -> dict[str, Any
     return {
         "accuracy": best["eval_accuracy"],
         "best_epoch": best["epoch"],
-        "parameters": count_parameters(tagger),
+        "parameters": count_parameters(model),
         "seconds": round(time.perf_counter() - started, 1),
     }
 

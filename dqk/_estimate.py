@@ -159,7 +159,9 @@ def estimate(
         known.frequencies[rows] = found
         finished(rows, known)
 
-    if plan is None or not count:
+    if not count:  # one sample against itself, or nothing but duplicates
+        return known
+    if plan is None:
         _elsewhere(measurement.frequencies(left, right, None, stage, needed, first), known, first)
         return known
     if plan.allocation != "variance":

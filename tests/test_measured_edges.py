@@ -183,3 +183,18 @@ def test_more_refusals(tmp_path) -> None:
     gram(FidelityKernel(MAP, shots=plan), samples(8), seed=1, store=path)
     with pytest.raises(StoreError, match="do not grow with a matrix"):
         gram(FidelityKernel(MAP, shots=plan), samples(9), seed=1, store=path)
+
+
+def test_nothing_to_measure(tmp_path) -> None:
+    """One sample, or equal ones: all entries are 1, and no job is submitted."""
+
+    class Sampler(ExactDevice):
+        capabilities = ExactDevice.capabilities.__class__(exact=False, differentiable=True, expectations=False)
+
+    device, same = Sampler(), np.repeat(samples(1), 3, axis=0)
+    assert gram(FidelityKernel(MAP, device, shots=10), samples(1), seed=1) == [[1.0]]
+    plan = ShotPlan(10, evaluate_duplicates="none")
+    k, errors = gram(FidelityKernel(MAP, device, shots=plan), same, seed=1, return_std_error=True)
+    assert (k == 1).all() and not errors.any() and not device.jobs
+    found = gram(FidelityKernel(MAP, device, shots=10), samples(1), seed=1, store=tmp_path / "K.zarr")
+    assert np.asarray(found) == [[1.0]] and found.digest

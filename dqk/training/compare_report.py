@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,11 @@ import numpy as np
 
 from dqk.training.contestants import CONTESTANTS, RADIAL, REFERENCE, USUAL
 from dqk.training.files import write_atomic
+from dqk.training.options import flag
 from dqk.training.plots import write_picture
 
+_FAR = 8.0  # times the median distance from the median
+_FEW = 20  # units, below which percentile intervals are known to be too narrow
 _NOT_SHOWN = ("data", "test", "series", "column", "date_column")
 
 
@@ -96,6 +100,8 @@ def page(document: dict[str, Any]) -> str:
         "",
         _protocol(document),
         "",
+        f"    {command_line(protocol)}",
+        "",
         "![Test scores and differences](compare.png)",
         "",
         f"| {' | '.join(head)} |",
@@ -107,18 +113,35 @@ def page(document: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def command_line(protocol: dict[str, Any]) -> str:
+    """What to type for a comparison by the same protocol; files without their folders."""
+    words = ["dqk", "compare", protocol["task"]]
+    for name, value in protocol["options"].items():
+        if isinstance(value, bool):
+            words += [flag(name)] if value else []
+        elif value is not None:
+            words += [flag(name), Path(value).name if name in ("data", "test") else str(value)]
+    models = protocol["models"]
+    words += ["--models", ",".join(models)] if tuple(models) != tuple(CONTESTANTS) else []
+    words += ["--learning-rates", ",".join(f"{rate:g}" for rate in protocol["learning_rates"])]
+    return shlex.join(
+        [*words, "--seeds", str(protocol["seeds"]), "--tuning-seeds", str(protocol["tuning_seeds"]), "--out", "DIR"]
+    )
+
+
 def _protocol(document: dict[str, Any]) -> str:
     protocol, metric = document["protocol"], document["metric"]
     options = {name: value for name, value in protocol["options"].items() if name not in _NOT_SHOWN}
     told = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in sorted(options.items())) or "the defaults"
     rates, tuning = ", ".join(f"{rate:g}" for rate in protocol["learning_rates"]), protocol["tuning_seeds"]
     better = "higher" if document["higher_is_better"] else "lower"
+    narrow = " With so few units intervals tend to be too narrow." if document["units"] < _FEW else ""
     return (
         f"Protocol: options for all models, as far as they apply: {told}. Learning rates {rates} for each model, with {tuning} "
         f"tuning seed{'s' * (tuning > 1)}, one chosen by validation {metric}; then {protocol['seeds']} seeds, the same for all; "
         f"the best epoch by validation; one test. {metric}: {better} is better. Intervals: 95 %, percentiles of "
         f"{protocol['draws']:,} paired bootstrap draws over seeds and over {document['units']} {document['unit']}; there are "
-        "many, and one in twenty may exclude zero by chance."
+        f"many, and one in twenty may exclude zero by chance.{narrow}"
     )
 
 
@@ -156,35 +179,35 @@ def _table(document: dict[str, Any]) -> str:
 
 
 def draw(path: Path, document: dict[str, Any]) -> None:
-    """Draws scores of all seeds, baselines, and differences with their intervals into a PNG file."""
+    """Draws scores of all seeds, baselines, and differences with their intervals into a PNG file.
+
+    What lies far from most others is named at the edge, so that the others can be told apart.
+    """
     from matplotlib.figure import Figure
 
-    rows = [row for row in document["rows"] if "parameters" in row]
-    flat = [row for row in document["rows"] if "parameters" not in row]
+    rows = document["rows"]
     against = next(
         (name for name in (REFERENCE, USUAL) if any(d["second"] == name for d in document["differences"])), None
     )
-    figure = Figure(figsize=(11, 1.6 + 0.42 * (len(rows) + len(flat))), layout="constrained")
+    figure = Figure(figsize=(11, 1.6 + 0.42 * len(rows)), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=(1.3, 1))
-    shown = [*rows, *flat]
-    for place, row in enumerate(shown):
-        colour = "#D55E00" if row["quantum"] else "#0072B2" if row in rows else "grey"
+    near = _near([row["test"] for row in rows])
+    for place, row in enumerate(rows):
+        trained = "parameters" in row
+        colour = "#D55E00" if row["quantum"] else "#0072B2" if trained else "grey"
+        if not near[place]:
+            _name_at_edge(left, place, f"{row['test']:.3g}", colour, row["test"] > np.median([r["test"] for r in rows]))
+            continue
         seeds = row.get("test_by_seed", [])
         left.plot(seeds, np.full(len(seeds), place), "o", color=colour, alpha=0.35, markersize=4, markeredgewidth=0)
-        left.plot(
-            row["test"],
-            place,
-            "D" if row in rows else "|",
-            color=colour,
-            markersize=7 if row in rows else 13,
-            markeredgewidth=2 if row in flat else 0,
-        )
+        style: dict[str, Any] = {"marker": "D", "markersize": 7} if trained else {"marker": "|", "markersize": 13}
+        left.plot(row["test"], place, color=colour, markeredgewidth=1 if trained else 2, **style)
         found = None if against is None else difference(document, row["name"], against)
         if found is not None:
             right.plot([found["low"], found["high"]], [place, place], color=colour, linewidth=2)
             right.plot(found["difference"], place, "D", color=colour, markersize=6)
-    left.set_yticks(range(len(shown)), [row["title"] for row in shown])
-    left.invert_yaxis()
+    left.set_yticks(range(len(rows)), [row["title"] for row in rows])
+    left.set_ylim(len(rows) - 0.5, -0.5)
     better = "higher" if document["higher_is_better"] else "lower"
     left.set_xlabel(f"test {document['metric']}, {better} is better: seeds and their mean")
     right.axvline(0, color="black", linewidth=1, linestyle=":")
@@ -195,3 +218,20 @@ def draw(path: Path, document: dict[str, Any]) -> None:
         "orange: quantum kernel or circuit; blue: classical network; grey: no training by gradients", fontsize="medium"
     )
     write_picture(path, figure)
+
+
+def _near(scores: list[float]) -> list[bool]:
+    """Which scores are not far from most of them."""
+    distances = np.abs(np.array(scores) - np.median(scores))
+    return [bool(close) for close in distances <= _FAR * max(float(np.median(distances)), 1e-12)]
+
+
+def _name_at_edge(axes: Any, place: int, text: str, colour: str, right: bool) -> None:
+    axes.annotate(
+        f"{text} \u2192" if right else f"\u2190 {text}",
+        (0.98 if right else 0.02, place),
+        xycoords=("axes fraction", "data"),
+        color=colour,
+        ha="right" if right else "left",
+        va="center",
+    )

@@ -15,7 +15,7 @@ from dqk.training import compare as compare_module
 from dqk.training import fig3, trials
 from dqk.training.bootstrap import score
 from dqk.training.compare import Protocol, compare
-from dqk.training.compare_report import findings, page, verdict
+from dqk.training.compare_report import command_line, findings, page, verdict
 from dqk.training.config import OPTIONS, resolve
 from dqk.training.contestants import CONTESTANTS, DECIDED, chosen
 from dqk.training.contests import ForecastContest, PosContest
@@ -179,6 +179,15 @@ def test_verdicts(low: float, high: float, higher: bool, expected: str) -> None:
     said = findings(document)[0]
     assert ("is better than the linear twin" in said) == (expected == "better")
     assert ("no benefit of its quantum kernel" in said) == (expected != "better")
+
+
+def test_the_page_says_what_to_type() -> None:
+    rules = {"task": "pos", "options": {"data": "/a b/c d.conllu", "bidirectional": True, "first": 5}}
+    rules |= {"models": ["lstm"], "learning_rates": [0.01, 0.1], "seeds": 3, "tuning_seeds": 2}
+    assert command_line(rules) == (
+        "dqk compare pos --data 'c d.conllu' --bidirectional --first 5 --models lstm --learning-rates 0.01,0.1 --seeds 3 "
+        "--tuning-seeds 2 --out DIR"
+    )
 
 
 def test_without_the_twin_nothing_is_claimed(waves: dict, tmp_path: Path) -> None:
