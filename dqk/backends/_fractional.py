@@ -98,6 +98,27 @@ def fold_rzz(circuit: Any, parameters: Sequence[Any]) -> Folded:
     )
 
 
+def wrap_rzz(angles: Sequence[float], _qubits: Any) -> Any:
+    """RZZ of a constant angle, folded: what Qiskit's pass `WrapAngles` asks of a provider's package, which may not be installed.
+
+    Returns:
+        Qiskit DAGCircuit of two qubits.
+    """
+    from qiskit.circuit import QuantumCircuit
+    from qiskit.converters import circuit_to_dag
+
+    angle, flip, turn = (float(part) for part in fold(np.asarray(angles[0])))
+    circuit = QuantumCircuit(2)
+    if turn:
+        circuit.rz(turn, [0, 1])
+    if flip:
+        circuit.rx(flip, 0)
+    circuit.rzz(angle, 0, 1)
+    if flip:
+        circuit.rx(flip, 0)
+    return circuit_to_dag(circuit)
+
+
 def _fits(angle: Any) -> bool:
     return not getattr(angle, "parameters", None) and 0 <= float(angle) <= np.pi / 2
 

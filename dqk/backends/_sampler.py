@@ -211,7 +211,7 @@ class SamplerBackend(SampledBackend):
         target = {"basis_gates": _BASIS} if self._backend is None else {"backend": self._backend}
         try:
             passes = generate_preset_pass_manager(self._level, seed_transpiler=7, **target)
-            transpiled = passes.run(made)
+            transpiled = _transpiled(passes, made)
         except TranspilerError as error:
             raise UnsupportedError(f"backend {self.name!r} cannot run the circuit: {error}") from error
         bounded = self._backend is not None and is_bounded(self._backend)
@@ -231,6 +231,27 @@ class SamplerBackend(SampledBackend):
             if self.capabilities.device != "qpu":
                 raise
             raise ClusterError(f"backend {self.name!r} gave no result: {type(error).__name__}: {error}") from error
+
+
+def _transpiled(passes: Any, circuit: Any) -> Any:
+    """The circuit compiled, also for a target that bounds RZZ and whose provider registered nothing that keeps the bounds."""
+    try:
+        return passes.run(circuit)
+    except KeyError as error:
+        if "WrapAngleRegistry" not in str(error):
+            raise
+    from qiskit.transpiler.passes import WrapAngles
+
+    from dqk.backends._fractional import wrap_rzz
+
+    WrapAngles.DEFAULT_REGISTRY.add_wrapper("rzz", wrap_rzz)
+    try:
+        return passes.run(circuit)
+    except KeyError as error:
+        raise UnsupportedError(
+            f"the processor bounds the angles of gates other than RZZ, and Qiskit does not know how to keep them "
+            f"({error.args[0]}); import the package of its provider first, or give a target without these gates"
+        ) from error
 
 
 def open_sampler(text: str) -> SamplerBackend:
