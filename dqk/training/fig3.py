@@ -113,7 +113,7 @@ def reproduce_fig3(
         found[trial["optimiser"], trial["variant"], trial["seed"]] = result
         heard(len(found), len(trials))
 
-    run_trials(run_trial, trials, jobs, keep)
+    run_trials(run_trial, trials, jobs, keep, "nothing is kept of a figure that is not finished; start it again")
     curves = [
         Curves(
             optimiser,
