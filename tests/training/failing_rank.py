@@ -5,17 +5,17 @@ from typing import Any
 
 from dqk.cli import main
 from dqk.errors import MemoryBoundError
-from dqk.training.loop import Trainer
+from dqk.training.tagging import Tagging
 
-steps, compute = itertools.count(1), Trainer._inputs
+steps, compute = itertools.count(1), Tagging.inputs
 
 
-def inputs(self: Trainer, *arguments: Any) -> Any:
+def inputs(self: Tagging, *arguments: Any) -> Any:
     if next(steps) == 20:
         raise MemoryBoundError("too large")
     return compute(self, *arguments)
 
 
 if __name__ == "__main__":
-    Trainer._inputs = inputs  # type: ignore[method-assign]
+    Tagging.inputs = inputs  # type: ignore[method-assign]
     main()
