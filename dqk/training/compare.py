@@ -176,7 +176,7 @@ class _Ledger:
                 ) from error
             heard(sum(_key(trial) in self._found for trial in trials))
 
-        run_trials(run_trial, missing, jobs, keep)
+        run_trials(run_trial, missing, jobs, keep, "runs that were finished are kept; the same command goes on")
 
 
 def _trial(protocol: Protocol, name: str, rate: float, seed: int, final: bool, hidden: int | None) -> Trial:

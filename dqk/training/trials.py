@@ -52,7 +52,7 @@ def train_once(config: TrainConfig, model: nn.Module, task: Task) -> State:
         return trainer.state
 
 
-def run_trials(run: Run, trials: Sequence[Trial], jobs: int, heard: Heard) -> None:
+def run_trials(run: Run, trials: Sequence[Trial], jobs: int, heard: Heard, if_stopped: str) -> None:
     """Runs trials.
 
     Args:
@@ -60,6 +60,7 @@ def run_trials(run: Run, trials: Sequence[Trial], jobs: int, heard: Heard) -> No
         trials: in the order in which they begin.
         jobs: processes; 1 for this one alone.
         heard: is given each trial and its result, in this process, as soon as it is there.
+        if_stopped: what to tell a user who stops it.
 
     Raises:
         Interrupted: after Ctrl-C or SIGTERM; what was heard of is whole.
@@ -69,7 +70,7 @@ def run_trials(run: Run, trials: Sequence[Trial], jobs: int, heard: Heard) -> No
             try:
                 heard(trial, run(trial))
             except Interrupted as stopped:
-                raise _interrupted(stopped.number) from None
+                raise Interrupted(if_stopped, stopped.number) from None
         return
     with StopRequest() as stop, _pool(min(jobs, max(1, len(trials)))) as pool:
         left = iter(trials)
@@ -83,13 +84,9 @@ def run_trials(run: Run, trials: Sequence[Trial], jobs: int, heard: Heard) -> No
                 return
             done, _ = wait(running, _POLL_S, FIRST_COMPLETED)
             if stop.number is not None:
-                raise _interrupted(stop.number)
+                raise Interrupted(if_stopped, stop.number)
             for future in done:
                 heard(running.pop(future), future.result())
-
-
-def _interrupted(number: int) -> Interrupted:
-    return Interrupted("runs that were finished are kept where there is an --out; the same command goes on", number)
 
 
 @contextlib.contextmanager

@@ -228,5 +228,5 @@ def test_figure_3(tmp_path: Path) -> None:
     last = [run for run in runs if run["epoch"] == "25" and run["model"] == "lstm" and run["optimiser"] == "adam"]
     assert rows["Adam", "LSTM"]["all_words_right_at_the_end"] == sum(float(run["accuracy"]) == 1 for run in last)
     text = (tmp_path / "fig3.md").read_text()
-    assert f"LSTM {rows['Adam', 'LSTM']['all_words_right_at_the_end']}" in text and "25 epochs of 2 steps" in text
+    assert f"; LSTM: {rows['Adam', 'LSTM']['all_words_right_at_the_end']};" in text and "25 epochs of 2 steps" in text
     assert f"{rows['SGD', 'QLSTM']['final_loss']:.3f}" in text
