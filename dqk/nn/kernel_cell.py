@@ -12,8 +12,7 @@ from dqk._gram import engine_of
 from dqk.kernels import Kernel
 from dqk.nn.measured import Spent
 from dqk.nn.options import QKOptions
-from dqk.nn.recurrent import Step
-from dqk.nn.reference_cell import ReferenceCell
+from dqk.nn.reference_cell import ReferenceCell, Values
 
 
 class KernelCell(ReferenceCell):
@@ -77,24 +76,22 @@ class KernelCell(ReferenceCell):
         kernel: Kernel = self.kernels[0]  # type: ignore[assignment]
         return f"kernel={type(kernel).__name__}, n_features={kernel.n_features}, kernel_scale={self.kernel_scale:g}"
 
-    def begin(self, inputs: Tensor) -> tuple[Tensor, Step]:
-        """References placed, inputs projected and readout scaled, once per forward pass; see `GateCell.begin`."""
+    def kernel_values(self, inputs: Tensor) -> tuple[Tensor, Values]:
+        """See `ReferenceCell.kernel_values`."""
         kernels: list[Kernel] = list(self.kernels)  # type: ignore[arg-type]
         kernels = kernels if len(kernels) == 4 or not self._apart else kernels * 4
         engines = [engine_of(kernel) for kernel in kernels]
         references = self._rows(self._placed_references())
-        alpha, gate_bias = self._readout()
         projected, hidden = self._projected(inputs)
 
-        def step(x: Tensor, h: Tensor) -> Tensor:
+        def values(x: Tensor, h: Tensor) -> list[Tensor]:
             rows = self._rows(self.features_of(x, h, hidden))
-            values = [
+            return [
                 kernel._matrix(engine, row, against, False)
                 for kernel, engine, row, against in zip(kernels, engines, rows, references, strict=True)
             ]
-            return self.preactivations(values, alpha, gate_bias)
 
-        return projected, step
+        return projected, values
 
     def _rows(self, features: Tensor) -> list[Tensor]:
         """Samples of each evaluation of a kernel: one for all gates, or one for each."""

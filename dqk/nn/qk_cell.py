@@ -24,8 +24,7 @@ from dqk.nn.fused import FusedPlan, run_fused
 from dqk.nn.layout import Layout
 from dqk.nn.measured import Measured, Spent, circuits_of
 from dqk.nn.options import QKOptions
-from dqk.nn.recurrent import Step
-from dqk.nn.reference_cell import ReferenceCell
+from dqk.nn.reference_cell import ReferenceCell, Values
 
 
 class QKCell(ReferenceCell):
@@ -88,20 +87,18 @@ class QKCell(ReferenceCell):
             # All scales start at 1: the gates would start equal.
             self.params.add_(torch.randn_like(self.params), alpha=0.1)
 
-    def begin(self, inputs: Tensor) -> tuple[Tensor, Step]:
-        """References encoded, inputs projected and readout scaled, once per forward pass; see `GateCell.begin`."""
+    def kernel_values(self, inputs: Tensor) -> tuple[Tensor, Values]:
+        """See `ReferenceCell.kernel_values`."""
         params = self.params_of_groups()
         references = self.angles_of(self._placed_references(), params)
         values = [self._against(*group) for group in references]
-        alpha, gate_bias = self._readout()
         projected, hidden = self._projected(inputs)
 
-        def step(x: Tensor, h: Tensor) -> Tensor:
+        def kernel(x: Tensor, h: Tensor) -> list[Tensor]:
             groups = self.angles_of(self.features_of(x, h, hidden), params)
-            kernel = [of(angles) for of, (angles, _) in zip(values, groups, strict=True)]
-            return self.preactivations(kernel, alpha, gate_bias)
+            return [of(angles) for of, (angles, _) in zip(values, groups, strict=True)]
 
-        return projected, step
+        return projected, kernel
 
     def _against(self, references: Tensor, shared: Tensor) -> KernelValues:
         """What gives the kernel values of new samples: this process, or a device that measures them."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,7 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dqk.nn.options import QKOptions
-from dqk.nn.recurrent import GateCell
+from dqk.nn.recurrent import GateCell, Step
+
+Values = Callable[[Tensor, Tensor], list[Tensor]]
 
 
 class ReferenceCell(GateCell):
@@ -78,6 +81,24 @@ class ReferenceCell(GateCell):
         """Draws the kernel's own parameters."""
 
     @abc.abstractmethod
+    def kernel_values(self, inputs: Tensor) -> tuple[Tensor, Values]:
+        """References placed and encoded, inputs projected, once per forward pass.
+
+        Args:
+            inputs: x_t of all time steps and samples, shape (S, D).
+
+        Returns:
+            Projected inputs, shape (S, P), and what gives each evaluation's kernel values of b rows of them (b, P) and hidden
+            states (b, H), see `preactivations`.
+        """
+
+    def begin(self, inputs: Tensor) -> tuple[Tensor, Step]:
+        """Kernel values prepared and readout scaled, once per forward pass; see `GateCell.begin`."""
+        projected, values = self.kernel_values(inputs)
+        alpha, gate_bias = self._readout()
+        return projected, lambda x, h: self.preactivations(values(x, h), alpha, gate_bias)
+
+    @abc.abstractmethod
     def describe(self) -> str:
         """Kernel and scale, for `print(module)`."""
 
@@ -135,12 +156,14 @@ class ReferenceCell(GateCell):
 
     def preactivations(self, kernel: list[Tensor], alpha: Tensor, gate_bias: Tensor) -> Tensor:
         """Pre-activations (4, b, H) from each evaluation's kernel values, and what `_readout` gave."""
+        return torch.baddbmm(gate_bias, self.by_gate(kernel), alpha)
+
+    def by_gate(self, kernel: list[Tensor]) -> Tensor:
+        """Kernel values (4, b, N) from those of each evaluation: (b, N) if the gates share them, (b, 4 N), or four of (b, N)."""
         if self.options.gate_kernel == "shared":
-            values = kernel[0].expand(4, -1, -1)
-        else:
-            together = kernel[0] if len(kernel) == 1 else torch.cat(kernel, dim=1)
-            values = together.view(-1, 4, self.options.n_references).transpose(0, 1)
-        return torch.baddbmm(gate_bias, values, alpha)
+            return kernel[0].expand(4, -1, -1)
+        together = kernel[0] if len(kernel) == 1 else torch.cat(kernel, dim=1)
+        return together.view(-1, 4, self.options.n_references).transpose(0, 1)
 
     @property
     def _apart(self) -> bool:

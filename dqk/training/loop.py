@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from dqk.data import epoch_batches
 from dqk.data.batches import share_of
 from dqk.errors import CheckpointError
+from dqk.nn.gate_check import warn_of_gates
 from dqk.training import checkpoint
 from dqk.training.config import FREE, TrainConfig
 from dqk.training.group import ALONE, Group
@@ -110,6 +111,8 @@ class Trainer:
         self.reporter.started(self)
         self.reporter.began(self.facts())
         self._due_from = time.monotonic()
+        if self.group.leads and self.state == State():
+            warn_of_gates(self.model)
         with self.stop, self._threads():
             try:
                 while not self.finished:
