@@ -80,7 +80,7 @@ def classes_of(y: Any, count: int) -> np.ndarray:
     if labels.ndim != 1 or len(labels) != count:
         raise InvalidInputError(f"labels of shape {labels.shape}, expected ({count},): one for each sample")
     if len(np.unique(labels)) < 2:
-        raise InvalidInputError(f"labels of one class ({labels[0]!r}), expected two or more to compare the kernel with")
+        raise InvalidInputError(f"labels of one class ({labels[0]}), expected two or more to compare the kernel with")
     return labels
 
 

@@ -108,6 +108,7 @@ class DataFacts:
         collisions: pairs of different samples (i, j) that the kernel takes for one.
         n_collisions: how many there are.
         alignment: with labels, centred kernel-target alignment (Cortes et al. 2012); None without.
+        constant_features: columns that are the same in all of them.
     """
 
     n_samples: int
@@ -120,6 +121,7 @@ class DataFacts:
     collisions: tuple[tuple[int, int], ...]
     n_collisions: int
     alignment: float | None
+    constant_features: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -275,6 +277,7 @@ def _facts(matrix: np.ndarray, logs: np.ndarray, x: Tensor, labels: np.ndarray |
         collisions=tuple(pairs[:5]),
         n_collisions=len(pairs),
         alignment=None if labels is None else centred_alignment(matrix, labels),
+        constant_features=tuple(np.flatnonzero(np.ptp(points, axis=0) == 0).tolist()),
     )
 
 
@@ -318,6 +321,11 @@ def _numerical(facts: DataFacts, circuit: CircuitFacts | None) -> list[str]:
         found.append(
             f"{facts.n_collisions} pairs of different samples have k = 1, such as {pair[0]} and {pair[1]}: angles wrap around; "
             "scale the data into (-pi/2, pi/2), lower the bandwidth, or use encoding='pair'"
+        )
+    if facts.constant_features:
+        found.append(
+            f"the same in all samples: features {_list(facts.constant_features)} (counted from 0); they cost qubits and tell "
+            "no samples apart: leave them out"
         )
     return found
 

@@ -94,6 +94,14 @@ def test_zero_and_pi_collide() -> None:
     assert FidelityKernel(qklstm_feature_map(2)).diagnose(x / 3).warnings == ()
 
 
+def test_constant_columns_are_named() -> None:
+    x = samples(30, 4, 0.7)
+    x[:, 2] = 0.25
+    found = FidelityKernel(reuploading_feature_map(4)).diagnose(x)
+    assert found.data is not None and found.data.constant_features == (2,)
+    assert [text for text in found.warnings if text.startswith("the same in all samples: features 2 (counted from 0)")]
+
+
 def test_facts_about_entries() -> None:
     x = samples(50, 3)
     kernel = FidelityKernel(zz_feature_map(3))
