@@ -234,6 +234,8 @@ def cut_jobs(shots: np.ndarray | None, count: int, rows: int) -> list[np.ndarray
 class _Jobs(Work):
     """Jobs as items of a run."""
 
+    unit = "jobs"
+
     def __init__(
         self,
         measurement: Measurement,

@@ -136,10 +136,11 @@ class Fingerprint:
     def conflicts(self, new: Fingerprint) -> list[str]:
         """Why work on `new` cannot go on in a store of this one; empty if it can: the same problem, or more samples of it."""
         found = [
-            f"{name} is {getattr(self, name)!r} there, {getattr(new, name)!r} now"
-            for name in ("backend", "dtype", "side", "log", "symmetric", "shots", "seed", "sampling")
+            f"{name} is {_said(getattr(self, name))} there, {_said(getattr(new, name))} now"
+            for name in ("backend", "dtype", "side", "log", "symmetric", "shots", "seed")
             if getattr(self, name) != getattr(new, name)
         ]
+        found += _sampling_conflicts(self.sampling, new.sampling)
         found += _circuit_conflicts(self.circuit, new.circuit)
         if self.shared != new.shared:
             found.append("the shared angles (trained parameters) differ")
@@ -159,6 +160,32 @@ class Fingerprint:
 def block_digests(angles: np.ndarray, side: int) -> tuple[str, ...]:
     """Digest of every block of `side` samples; the last one may be smaller."""
     return tuple(array_digest(angles[start : start + side]) for start in range(0, len(angles), side))
+
+
+def _said(value: Any) -> str:
+    return "that of any QPU" if value == "" else repr(value)  # a fleet's processors have no name in common
+
+
+def _sampling_conflicts(old: Mapping[str, Any] | None, new: Mapping[str, Any] | None) -> Iterable[str]:
+    if old is None or new is None:
+        if old != new:
+            yield "entries are " + ("computed there, measured" if old is None else "measured there, computed") + " now"
+        return
+    for name in ("budget", "allocation", "duplicates"):
+        default = {"allocation": "uniform"}.get(name)
+        there, now = old.get(name, default), new.get(name, default)
+        if there != now:
+            yield f"{'evaluate_duplicates' if name == 'duplicates' else name} is {there!r} there, {now!r} now"
+    if old.get("weights") != new.get("weights"):
+        yield "the weights differ"
+    there, now = old.get("rows"), new.get("rows")
+    if there != now:
+        yield (
+            f"a job has {there} circuits there, {now} now: give --max-circuits-per-job {there} (max_circuits_per_job={there}) "
+            "to a device that takes as many"
+        )
+    if old.get("seeded") != new.get("seeded"):
+        yield f"counts {'followed' if old.get('seeded') else 'did not follow'} the seed there, now it is the other way round"
 
 
 def _data_conflicts(

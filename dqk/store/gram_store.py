@@ -103,6 +103,22 @@ class GramStore:
         store._warn_of_classes()
         return store
 
+    @staticmethod
+    def inspect(path: str | os.PathLike[str], fingerprint: Fingerprint, *, resume: bool = False) -> Mapping[Tile, str]:
+        """What `open` would find done, without writing anything; arguments as there.
+
+        Raises:
+            StoreError: where `open` raises one, unless it is that the store is in use.
+        """
+        path = Path(path)
+        _require_place(path)
+        if not (path / DESCRIPTION).exists():
+            return {}
+        _require_same(path, read_description(path), fingerprint)
+        if not resume:
+            _require_joinable(path, path / _STARTED / "whole", None)
+        return MappingProxyType(load(path, fingerprint.grid).done)
+
     @property
     def done(self) -> Mapping[Tile, str]:
         """Digest of every tile (row, column) that is committed, as far as this process knows."""
