@@ -151,7 +151,9 @@ class QPUClient:
                 error.charged = False
                 raise error
             if deadline is not None and time.monotonic() >= deadline:
-                ahead = f", with {status.position} jobs before it" if status.position else ""
+                ahead = (
+                    f", with {status.position} job{'s' * (status.position != 1)} before it" if status.position else ""
+                )
                 raise QPUError(
                     f"job {job} on {self.url} is still {status.state}{ahead} after {timeout_s:g} s; it goes on"
                 )
