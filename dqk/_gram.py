@@ -136,7 +136,9 @@ def sampled_job_of(
         device = Device.of(resolved, backend if isinstance(backend, str) else None)
     plan = ShotPlan(shots) if isinstance(shots, int) else shots
     drawn = secrets.randbits(62) if plan is not None and seed is None else seed
-    return SampledJob(device, simplify_for_fidelity(circuit).circuit, plan, drawn)
+    simplified = simplify_for_fidelity(circuit).circuit
+    device.check(simplified)
+    return SampledJob(device, simplified, plan, drawn)
 
 
 def job_of(

@@ -18,8 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dqk._budget import Budget
 from dqk._estimate import Entries, Estimate, SampledJob, estimate
-from dqk._measure import Budget, job_rows
+from dqk._measure import job_rows
 from dqk._pooled import Executor, digest_of
 from dqk._run import Observer
 from dqk._stored import Destination
