@@ -185,7 +185,8 @@ def gram(
             when they are first used and end with this process. `mpi`: all ranks, each of which calls this function with the
             same arguments. An open `WorkerPool`, or any `concurrent.futures.Executor`.
         store: path of a zarr store (`K.zarr`) that receives the tiles as they are computed, or a `Destination`. What an existing
-            store of the same problem holds is not computed again, also if it has fewer of the samples.
+            store of the same problem holds is not computed again, also if it has fewer of the samples. What a device measured
+            before a store grew stays, so that K is not that of one measurement of all: `fingerprint.grown_from` says so.
         progress: shows a progress bar on standard error; or an `Observer`, or several.
         seed: of measured entries (a kernel with `shots`), a whole number from 0; None draws one.
         log: gives the natural logarithm of K, which does not underflow on hundreds of qubits.
