@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from dqk._measure import Budget, Device, Measurement
+from dqk._budget import Budget
+from dqk._measure import Device, Measurement
 from dqk._pooled import Executor
 from dqk._resources import require_memory
 from dqk._run import Observer
@@ -172,6 +173,8 @@ def estimate(
     each = plan.shots or pilot_shots(count, plan.total(count))
     # All of the pilot, also where tiles are there already: the second stage follows from it.
     asked = None if needed is None or needed.any() else needed
+    if asked is None:
+        measurement.afford_stages(count, each, plan.total(count))
     pilot = measurement.frequencies(left, right, np.full(count, each), f"{stage}-pilot", asked)
     if asked is not None:
         return known

@@ -144,7 +144,9 @@ def sampled_job_of(
         device = Device.of(resolved, backend if isinstance(backend, str) else None)
     plan = ShotPlan(shots) if isinstance(shots, int) else shots
     drawn = secrets.randbits(62) if plan is not None and seed is None else seed
-    return SampledJob(device, simplify_for_fidelity(circuit).circuit, plan, drawn)
+    simplified = simplify_for_fidelity(circuit).circuit
+    device.check(simplified)
+    return SampledJob(device, simplified, plan, drawn)
 
 
 def job_of(
@@ -191,7 +193,8 @@ def gram(
             when they are first used and end with this process. `mpi`: all ranks, each of which calls this function with the
             same arguments. An open `WorkerPool`, or any `concurrent.futures.Executor`.
         store: path of a zarr store (`K.zarr`) that receives the tiles as they are computed, or a `Destination`. What an existing
-            store of the same problem holds is not computed again, also if it has fewer of the samples.
+            store of the same problem holds is not computed again, also if it has fewer of the samples. What a device measured
+            before a store grew stays, so that K is not that of one measurement of all: `fingerprint.grown_from` says so.
         progress: shows a progress bar on standard error; or an `Observer`, or several.
         seed: of measured entries (a kernel with `shots`), a whole number from 0; None draws one.
         log: gives the natural logarithm of K, which does not underflow on hundreds of qubits.

@@ -27,10 +27,19 @@ class RehearsalPool(WorkerPool):
         self._pool = pool
         self._workers = (Worker("rehearsal"),) if pool is None else pool.workers()
         self._events: list[PoolEvent] = []
+        self._checked: set[str] = set()
 
     def backend_of(self, worker: str) -> str | None:
         """The other pool's."""
         return None if self._pool is None else self._pool.backend_of(worker)
+
+    def due_check(self, worker: str) -> int:
+        """The other pool's, once."""
+        return 0 if self._pool is None or worker in self._checked else self._pool.due_check(worker)
+
+    def order_check(self, worker: str) -> None:
+        """Nothing is checked, but it is counted."""
+        self._checked.add(worker)
 
     def start(self) -> None:
         """All workers join."""

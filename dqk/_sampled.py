@@ -18,8 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dqk._budget import Budget
 from dqk._estimate import Entries, Estimate, SampledJob, estimate
-from dqk._measure import Budget, Measurement, job_rows
+from dqk._measure import Measurement, job_rows
 from dqk._pooled import Executor, OnPool, digest_of
 from dqk._rehearsal import FREQUENCY, RehearsalPool
 from dqk._run import Observer

@@ -22,7 +22,8 @@ class ShotPlan:
             number that suits the budget.
         allocation: `uniform`: the same for all. `weighted`: in proportion to the weights. `variance`: a pilot, then what is left
             of the budget where it lowers the error of K most, weights counted, see `dqk.scheduler.variance_driven`.
-        budget: measurements in all, never exceeded; None for `shots` times the number of entries.
+        budget: measurements in all, checks of calibration included, never exceeded; None for `shots` times the number of entries.
+            What is sure to cost more is refused before the first job.
         budget_s: seconds of the device in all, as the device's own figures predict them, never exceeded; None for any.
         weights: how much each entry counts, shape (N, M), from 0: such as |alpha_i alpha_j| of a support vector machine.
         max_circuits_per_job: fewer than the device takes; smaller jobs share work among devices more evenly.

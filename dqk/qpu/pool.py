@@ -59,6 +59,7 @@ class _QPU:
     events: queue.SimpleQueue[PoolEvent]
     failures: int = 0
     checked: float = -math.inf
+    check_ordered: bool = False
     lock: threading.Lock = field(default_factory=threading.Lock)
     checking: threading.Lock = field(default_factory=threading.Lock)
 
@@ -69,7 +70,7 @@ class QPUPool(WorkerPool):
     Args:
         qpus: names of backends that measure, such as `qpu:http://127.0.0.1:8000`; a URL alone will do.
         least_fidelity: checks each processor's calibration when it joins and every `check_s`: it measures k(x, x), which is 1
-            without errors, and is drained if it finds less than this. None for no checks. Checks cost shots beside the budget.
+            without errors, and is drained if it finds less than this. None for no checks. A check takes 500 shots of the budget.
         check_s: seconds between two checks.
 
     Example:
@@ -80,6 +81,7 @@ class QPUPool(WorkerPool):
 
     name = "qpu"
     kills = False
+    by_name = False
 
     def __init__(self, qpus: Sequence[str], least_fidelity: float | None = None, check_s: float = 60.0):
         if isinstance(qpus, str) or not qpus or not all(isinstance(name, str) for name in qpus):
@@ -112,6 +114,16 @@ class QPUPool(WorkerPool):
         """The processor's backend."""
         return self._qpus[worker].report.name if worker in self._qpus else None
 
+    def due_check(self, worker: str) -> int:
+        """See `WorkerPool.due_check`."""
+        qpu = self._qpus.get(worker)
+        due = self.least_fidelity is not None and qpu is not None and not qpu.check_ordered
+        return _CHECK_SHOTS if due and qpu and time.monotonic() - qpu.checked >= self.check_s else 0
+
+    def order_check(self, worker: str) -> None:
+        """See `WorkerPool.order_check`."""
+        self._qpus[worker].check_ordered = True
+
     def start(self) -> None:
         """Asks every processor for its limits; one that does not answer is drained at once."""
         self.reports, self._events = [], queue.SimpleQueue()  # threads of an earlier opening have their own queue
@@ -133,10 +145,14 @@ class QPUPool(WorkerPool):
         if not self._qpus:
             causes = "; ".join(f"{report.name}: {report.drained}" for report in self.reports)
             raise ClusterError(f"no QPU answers: {causes}")
-        self._device = Device("qpu", _common([qpu.backend.limits for qpu in self._qpus.values()]), self._exact())
+        backends = [qpu.backend for qpu in self._qpus.values()]
+        exact = all(backend.capabilities.exact for backend in backends)
 
-    def _exact(self) -> bool:
-        return all(qpu.backend.capabilities.exact for qpu in self._qpus.values())
+        def check(circuit: Circuit) -> None:
+            for backend in backends:
+                backend.check_supported(circuit)
+
+        self._device = Device("qpu", _common([backend.limits for backend in backends]), exact, check=check)
 
     def workers(self) -> tuple[Worker, ...]:
         """The processors that are not drained."""
@@ -180,12 +196,15 @@ class QPUPool(WorkerPool):
             self._drain(qpu, f"{_FAILURES} jobs in a row failed, the last one: {failed}")
 
     def _check(self, qpu: _QPU) -> None:
-        """Measures what should be 1, when it is time to; no other job of the processor begins meanwhile."""
+        """Measures what should be 1, when it was ordered; no other job of the processor begins meanwhile."""
         if self.least_fidelity is None:
             return
         with qpu.checking:
-            if time.monotonic() - qpu.checked >= self.check_s and not qpu.report.drained:
-                self._measure_one(qpu, self.least_fidelity)
+            if qpu.check_ordered and not qpu.report.drained:
+                try:
+                    self._measure_one(qpu, self.least_fidelity)
+                finally:
+                    qpu.check_ordered = False
 
     def _measure_one(self, qpu: _QPU, least: float) -> None:
         width = min(4, qpu.backend.capabilities.max_qubits or 4)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -33,6 +33,8 @@ class Fingerprint:
         n_columns: M.
         about: what it is, for people; may differ.
         sampling: how a device measures; None if none does.
+        grown_from: shapes (N, M) that a measured matrix had before, oldest first. Full tiles keep what was measured then, so that
+            the values are others than those of a matrix that was measured at once, though as sure; may differ.
         row_angles: data angles of the rows, by which growth is checked; not kept in the store.
         column_angles: the same for columns.
     """
@@ -52,6 +54,7 @@ class Fingerprint:
     n_columns: int
     about: str = ""
     sampling: Mapping[str, Any] | None = None
+    grown_from: tuple[tuple[int, int], ...] = ()
     row_angles: np.ndarray | None = field(default=None, repr=False, compare=False)
     column_angles: np.ndarray | None = field(default=None, repr=False, compare=False)
 
@@ -115,7 +118,9 @@ class Fingerprint:
             InvalidInputError: if the document is damaged.
         """
         try:
-            made = cls(**{**document, "rows": tuple(document["rows"]), "columns": tuple(document["columns"])})
+            grown_from = tuple((int(n), int(m)) for n, m in document.get("grown_from", ()))
+            tuples = {"rows": tuple(document["rows"]), "columns": tuple(document["columns"]), "grown_from": grown_from}
+            made = cls(**{**document, **tuples})
             numbers = (made.n_rows, made.n_columns, made.side)
             plausible = all(isinstance(number, int) for number in numbers) and made.side >= 1
             if not plausible or made.dtype not in ("float32", "float64"):
@@ -155,6 +160,13 @@ class Fingerprint:
     def grown_to(self, new: Fingerprint) -> bool:
         """Whether `new` has more samples."""
         return (self.n_rows, self.n_columns) != (new.n_rows, new.n_columns)
+
+    def after(self, old: Fingerprint) -> Fingerprint:
+        """This one for a store that was of `old`, whose values may have been measured in several goes."""
+        if self.sampling is None:
+            return self
+        shapes = ((old.n_rows, old.n_columns),) if old.grown_to(self) else ()
+        return replace(self, grown_from=(*old.grown_from, *shapes))
 
 
 def block_digests(angles: np.ndarray, side: int) -> tuple[str, ...]:

@@ -82,6 +82,7 @@ class GramStore:
             _require_same(path, known, fingerprint)
             _make_folders(path)  # copies may lack those that are empty
             grows = known.grown_to(fingerprint)
+            fingerprint = fingerprint.after(known)
             mark = path / _STARTED / ("whole" if shard is None else f"{shard[0]}-of-{shard[1]}")
             if not created and not resume:
                 _require_joinable(path, mark, shard)
