@@ -38,6 +38,11 @@ Examples:
   dqk gram X.npy -o K.zarr --qpu http://127.0.0.1:8000 --shots 1000 --dry-run
 """
 
+_Out = Annotated[
+    Path,
+    typer.Option("--out", "-o", help="K.zarr: a store that fills tile by tile and can be resumed. K.npy: an array."),
+]
+_BACKENDS = "auto, statevector, mps, reference; simulated, pennylane:DEVICE, qiskit:SAMPLER, qpu:URL measure."
 _NO_STORE = "note: a rank that is lost ends an MPI job, and without a store (-o K.zarr) its work with it"
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
@@ -49,12 +54,7 @@ def register(app: typer.Typer) -> None:
 
 def gram(
     x: Annotated[Path, typer.Argument(metavar="X", help="Samples, one per row: .npy, .npz, .csv or .parquet.")],
-    out: Annotated[
-        Path,
-        typer.Option(
-            "--out", "-o", help="K.zarr: a store that fills tile by tile and can be resumed. K.npy: an array."
-        ),
-    ],
+    out: _Out,
     y: Annotated[Path | None, typer.Option("--y", help="Samples of the columns (default: those of X).")] = None,
     feature_map: Annotated[
         str, typer.Option(help="Circuit that encodes a sample: qklstm, bsp, reuploading, zz, iqp or ising.")
@@ -63,9 +63,7 @@ def gram(
         int | None, typer.Option(help="Layers of reuploading, repetitions of zz, iqp, ising.", min=1)
     ] = None,
     bandwidth: Annotated[float, typer.Option(help="Multiplies the samples before anything else.")] = 1.0,
-    backend: Annotated[
-        str, typer.Option(help="auto, statevector, mps, reference; simulated, pennylane:DEVICE, qpu:URL measure.")
-    ] = "auto",
+    backend: Annotated[str, typer.Option(help=_BACKENDS)] = "auto",
     log: Annotated[bool, typer.Option("--log", help="Natural logarithms, which do not underflow.")] = False,
     executor: Annotated[str, typer.Option(help="inline, processes, ray or mpi.")] = "inline",
     workers: Annotated[int | None, typer.Option(help="Workers, or threads if inline (default: all).", min=1)] = None,
@@ -108,8 +106,8 @@ def gram(
         seconds = time.perf_counter() - began
     found = _saved(out, found, errors) if destination is None else found
     _written(spans, trace, timeline)
-    document = _document(kernel, found, others is None, out, pool, display, seconds)
-    document |= {"executor": executor} | ({"std_error": str(_beside(out))} if errors else {})
+    named = {"executor": executor, "std_error": str(_beside(out))} if errors else {"executor": executor}
+    document = _document(kernel, found, others is None, out, pool, display, seconds) | named
     document |= report(display, kernel, pool)
     print_json(document) if json else _show(document)
 
