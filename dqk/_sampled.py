@@ -26,6 +26,7 @@ from dqk._rehearsal import FREQUENCY, RehearsalPool
 from dqk._run import Observer
 from dqk._stored import Destination
 from dqk.backends.autograd import first_derivative_only
+from dqk.backends.sampled import folded, pulled_back
 from dqk.backends.shifts import WHICH, Jacobian, shift_terms
 from dqk.errors import StoreError, UnsupportedError
 from dqk.scheduler import standard_error
@@ -69,27 +70,21 @@ class _Sampled(torch.autograd.Function):
         ax, ay, shared = ctx.saved_tensors
         job = ctx.job
         entries = Entries(_array(ax), None if ctx.symmetric else _array(ay), _duplicates(job))
-        folded = cotangent + cotangent.T if ctx.symmetric else cotangent
-        weights = _array(folded)[entries.rows, entries.columns]
-        if ctx.symmetric:
-            weights = weights * (entries.rows != entries.columns)  # k(x, x) = 1 for every x
+        weights = folded(_array(cotangent), ctx.symmetric)[entries.rows, entries.columns]
         kept = np.flatnonzero(weights)
-        d_left, d_right, d_shared = slopes(
+        weights, rows, columns = weights[kept], entries.rows[kept], entries.columns[kept]
+        found = slopes(
             job,
             ctx.executor,
-            entries.left[entries.rows[kept]],
-            entries.right[entries.columns[kept]],
+            entries.left[rows],
+            entries.right[columns],
             _array(shared),
             ctx.observers,
             budget=ctx.budget,
         )
-        found = [torch.zeros_like(angles) for angles in (ax, ay)]
-        for total, slope, where in zip(found, (d_left, d_right), (entries.rows, entries.columns), strict=True):
-            part = torch.from_numpy(weights[kept, None] * slope).to(total)
-            total.index_add_(0, torch.from_numpy(where[kept]).to(total.device), part)
-        d_angles = torch.from_numpy(weights[kept] @ d_shared).to(shared)
-        dax, day = (found[0] + found[1], None) if ctx.symmetric else (found[0], found[1])
-        return None, None, None, dax, day, d_angles
+        parts = pulled_back(weights, found, rows, columns, (len(ax), None if ctx.symmetric else len(ay)))
+        dax, day, d_shared = (None if part is None else torch.from_numpy(part).to(ax) for part in parts)
+        return None, None, None, dax, day, d_shared
 
 
 def slopes(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+import torch
 
 from dqk.errors import InvalidInputError, real_number, whole_number
 
@@ -108,10 +109,21 @@ class ShotPlan:
 
 
 def _weights(given: Any) -> np.ndarray:
-    weights = np.asarray(given, np.float64)
-    if weights.ndim != 2 or not np.isfinite(weights).all() or (weights < 0).any():
-        raise InvalidInputError(
-            f"weights of shape {weights.shape}, expected a matrix of finite numbers from 0, one for each entry"
-        )
+    expected = "expected a matrix (N, M) of numbers from 0, one for each entry"
+    try:
+        array = np.asarray(given.detach().cpu() if isinstance(given, torch.Tensor) else given)
+    except (ValueError, RuntimeError) as error:  # ragged; tensors in a list
+        raise InvalidInputError(f"weights are no array ({error}), {expected}") from error
+    if array.dtype.kind not in "fiub":
+        raise InvalidInputError(f"weights have dtype {array.dtype}, {expected}")
+    if array.ndim != 2:
+        raise InvalidInputError(f"weights have shape {array.shape}, {expected}")
+    weights = np.array(array, np.float64)  # a copy: it is not to be written to any more
+    wrong = np.argwhere(~((weights >= 0) & (weights < np.inf)))
+    if len(wrong):
+        i, j = wrong[0]
+        raise InvalidInputError(f"weights[{i}, {j}] is {weights[i, j]:g}, {expected}")
+    if not weights.any():
+        raise InvalidInputError(f"weights are all 0 (shape {weights.shape}), {expected}, and some above 0")
     weights.setflags(write=False)
     return weights

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import queue
+import re
 import threading
 import time
 from collections.abc import Iterable, Sequence
@@ -25,10 +26,12 @@ from dqk.backends.sampled import DeviceLimits, SampledBackend
 from dqk.circuit import Circuit, Gate, data
 from dqk.cluster import Arrays, Done, Failed, Joined, Lost, PoolEvent, Worker, WorkerPool
 from dqk.errors import ClusterError, InvalidInputError, cause
+from dqk.qpu.records import service_url
 
 _IN_FLIGHT = 2  # jobs at a processor: one runs, one waits there, so that none is idle between two
 _FAILURES = 3  # in a row, after which a processor is drained
 _CHECK_SHOTS = 500
+_THIS_MACHINE = re.compile(r"//(localhost|127\.0\.0\.1|\[::1\])(?![^:/])")
 
 
 @dataclass
@@ -88,9 +91,13 @@ class QPUPool(WorkerPool):
             raise InvalidInputError(f"qpus is {qpus!r}, expected URLs of QPU services or names of backends, in a list")
         if least_fidelity is not None and not 0 < least_fidelity <= 1:
             raise InvalidInputError(f"least_fidelity is {least_fidelity!r}, expected a number above 0 and at most 1")
-        self.names = [f"qpu:{name}" if name.startswith(("http://", "https://")) else name for name in qpus]
-        if len(set(self.names)) < len(self.names):
-            raise InvalidInputError(f"a QPU is named twice: {', '.join(self.names)}")
+        self.names = [_backend_name(name) for name in qpus]
+        for place, name in enumerate(self.names):
+            first = next(k for k, other in enumerate(self.names) if _same(other, name))
+            if first < place:
+                raise InvalidInputError(
+                    f"a QPU is named twice: {qpus[first]} and {qpus[place]} are the same processor; name each one once"
+                )
         self.least_fidelity, self.check_s = least_fidelity, check_s
         self._qpus: dict[str, _QPU] = {}
         self._arrays: dict[str, Arrays] = {}
@@ -249,6 +256,17 @@ class QPUPool(WorkerPool):
             qpu.threads.shutdown(wait=False, cancel_futures=True)
             qpu.backend.close()
         self._qpus, self._device = {}, None
+
+
+def _backend_name(qpu: str) -> str:
+    """The backend's name for what a user names: for a service the one that logs and stores have."""
+    is_service = qpu.lower().startswith(("qpu:", "http://", "https://"))
+    return f"qpu:{service_url(qpu.removeprefix('qpu:'))}" if is_service else qpu
+
+
+def _same(one: str, other: str) -> bool:
+    """Whether two names stand for one processor: names of this machine for itself count as one."""
+    return _THIS_MACHINE.sub("//localhost", one) == _THIS_MACHINE.sub("//localhost", other)
 
 
 def _why_all_failed(result: Any) -> str | None:
