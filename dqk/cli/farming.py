@@ -29,6 +29,7 @@ class Farming:
     qpus: Sequence[str] = ()
     _said: dict[str, Any] = field(default_factory=dict)
     _recurrent: Any = None
+    _names: list[str] | None = None
 
     @classmethod
     def asked_for(
@@ -87,6 +88,7 @@ class Farming:
             raise InvalidInputError("--qpu: measures kernel values, and how often is missing; give --shots 2000, say")
         if pool is not None:
             recurrent.set_executor(pool, **self.options)
+            self._names = getattr(pool, "names", None)
         circuits = recurrent.circuits_per_word()
         if circuits is not None:
             values, derivatives = circuits
@@ -109,5 +111,7 @@ class Farming:
         spent = None if self._recurrent is None else self._recurrent.spent
         if spent is None or not spent.jobs:
             return self._said
-        found = {"jobs": spent.jobs, "circuits": spent.circuits, "shots_spent": spent.shots}
+        by = self._names or str(self._recurrent.options.backend)
+        found = {"measured_by": "simulated" if by == "auto" else by}
+        found |= {"jobs": spent.jobs, "circuits": spent.circuits, "shots_spent": spent.shots}
         return {**self._said, **found, "device_s": round(spent.device_s, 3)}

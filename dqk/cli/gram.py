@@ -319,11 +319,13 @@ def _show(document: dict[str, Any]) -> None:
         shown.add_row("standard errors", escape(f"in {document['std_error']}"))
     shown.add_row("kernel", escape(document["kernel"]))
     unit = "tiles" if "shots" not in document else "jobs"
-    shown.add_row(unit, f"{document['computed']} of {document['tiles']} computed now, in {document['seconds']:.1f} s")
+    done = "computed" if unit == "tiles" else "done"
+    shown.add_row(unit, f"{document['computed']} of {document['tiles']} {done} now, in {document['seconds']:.1f} s")
     show(shown, document)
-    shown.add_row(
-        "workers", ", ".join(f"{name}: {items}" for name, items in document["workers"].items()) or "none needed"
-    )
+    if "qpus" not in document:
+        shown.add_row(
+            "workers", ", ".join(f"{name}: {items}" for name, items in document["workers"].items()) or "none needed"
+        )
     shown.add_row("digest", document["digest"] or "none yet: tiles are missing")
     stdout().print(shown)
     if document["retries"] or document["lost_workers"]:

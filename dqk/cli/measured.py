@@ -91,11 +91,18 @@ def _show(document: dict[str, Any]) -> None:
     shown.add_row(
         "jobs", f"{jobs:,}" if jobs is not None else f"about {document['about_jobs']:,}, as the pilot decides"
     )
-    shown.add_row("time of the device", f"{document['device_s']:,.1f} s" if document["timed"] else "not known")
-    cost = f"{document['price']:,.2f} {document['currency']}".strip()
+    seconds = f"{_amount(document['device_s'], 1)} s" if document["timed"] else "not known"
+    shown.add_row("time of the device", seconds)
+    cost = f"{_amount(document['price'], 2)} {document['currency']}".strip()
     shown.add_row("price", cost if document["priced"] else "none that the device names")
     shown.add_row("circuits for an entry's gradient", f"{document['gradient_circuits_per_entry']:,} more")
+    by = document["measured_by"]
+    shown.add_row("measured by", escape(by if isinstance(by, str) else ", ".join(by)))
     stdout().print(shown)
+
+
+def _amount(number: float, places: int) -> str:
+    return f"{number:,.{places}f}" if number == 0 or number >= 10**-places else f"{number:.2g}"
 
 
 def report(display: Any, kernel: Any, pool: Any) -> dict[str, Any]:
@@ -130,11 +137,12 @@ def show(shown: Table, document: dict[str, Any]) -> None:
         shown.add_row("measured", f"{shots} of every entry, simulated by {document['measured_by']}")
     if "shots" not in document:
         return
-    seconds = f", {document['device_s']:,.1f} s of the device" if document["device_s"] else ""
+    seconds = f", {_amount(document['device_s'], 1)} s of the device" if document["device_s"] else ""
     jobs = f" in {counted(document['jobs'], 'job')}{seconds}" if document["jobs"] else ", all were there"
     shown.add_row("measured", f"{counted(document['circuits'], 'circuit')}, {counted(document['shots'], 'shot')}{jobs}")
     for name, one in document.get("qpus", {}).items():
         state = f"; drained: {one['drained']}" if one["drained"] else ""
         fidelity = f", k(x, x) = {one['fidelity']:.3f}" if one["fidelity"] is not None else ""
-        wait = f", {one['mean_wait_s']:.2f} s each" if one["jobs"] else ""
+        each = " each" if one["jobs"] > 1 else ""
+        wait = f", {one['mean_wait_s']:.2f} s{each}" if one["jobs"] else ""
         shown.add_row(escape(name), escape(f"{counted(one['jobs'], 'job')}{wait}{fidelity}{state}"))

@@ -56,6 +56,8 @@ def qpu_names(given: Sequence[str]) -> list[str]:
 
 
 def _qpu_name(name: str) -> str:
+    if re.match(r"[a-z]+:/", name, re.IGNORECASE) and not re.match(r"https?://.", name, re.IGNORECASE):
+        raise InvalidInputError(f"--qpu {name}: expected a URL such as http://127.0.0.1:8000")
     bare = re.fullmatch(r"(?P<host>\[[0-9a-fA-F:]+\]|[\w.-]+)(?P<port>:\d+)?/?", name)
     if bare is None or bare["port"] is None and not re.fullmatch(r"localhost|[\d.]+|\[.*\]", name):
         return name

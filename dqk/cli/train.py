@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.markup import escape
 
 from dqk.cli import train_forecast
 from dqk.cli.farming import Farming
@@ -197,6 +198,10 @@ def _train(
         return {**result, **farming.outcome()}
 
 
+def _by(names: str | list[str]) -> str:
+    return escape(" by " + (names if isinstance(names, str) else ", ".join(names))) if names else ""
+
+
 def _show(result: dict[str, Any]) -> None:
     shown = table("result", "value")
     correct, tokens = result["correct"], result["tokens"]
@@ -211,7 +216,7 @@ def _show(result: dict[str, Any]) -> None:
         shown.add_row(
             "measured",
             f"{counted(result['circuits'], 'circuit')}, {counted(result['shots_spent'], 'shot')} in "
-            f"{counted(result['jobs'], 'job')}",
+            f"{counted(result['jobs'], 'job')}{_by(result.get('measured_by', []))}",
         )
     for name, seconds in result.get("profile", {}).get("step", {}).items():
         shown.add_row(f"a step: {name}", f"{1e3 * seconds:.3f} ms")

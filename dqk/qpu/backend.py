@@ -105,6 +105,15 @@ class QPUBackend(SampledBackend):
             told(job)
         return np.asarray(self.client.result(job).zeros / shots)
 
+    def check_supported(self, circuit: Circuit) -> None:
+        """Refuses circuits that are wider than the device."""
+        limit = self._asked.n_qubits
+        if circuit.n_qubits > limit:
+            raise UnsupportedError(
+                f"the QPU at {self.client.url} runs circuits of at most {limit} qubits, this one has {circuit.n_qubits}: use fewer "
+                "features, a qubit each, or a wider QPU"
+            )
+
     def close(self) -> None:
         """See `SampledBackend.close`."""
         self.client.close()

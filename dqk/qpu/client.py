@@ -324,7 +324,9 @@ def _refusal(answer: Any, url: str) -> DQKError:
 
 
 def _given_up(failure: QPUError, attempts: int, seconds: float) -> QPUError:
-    error = QPUError(f"{failure} (tried {attempts} times in {seconds:.1f} s)")
+    hint = "; is it running, and is the URL right?" if failure.status is None else ""
+    times = "once" if attempts == 1 else f"{attempts} times"
+    error = QPUError(f"{failure} (tried {times} in {seconds:.1f} s){hint}")
     error.status = failure.status
     return error
 

@@ -143,7 +143,7 @@ class QPUPool(WorkerPool):
                     raise InvalidInputError(f"backend {name!r} measures no circuits, expected a QPU")
                 backend.limits  # noqa: B018  # asks the processor
             except ClusterError as error:
-                report.drained = cause(error)
+                report.drained = str(error)
                 continue
             worker = Worker(f"qpu-{number}", 1, name)
             threads = ThreadPoolExecutor(_IN_FLIGHT, thread_name_prefix=f"dqk-{worker.id}")

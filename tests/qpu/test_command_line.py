@@ -123,7 +123,7 @@ def test_a_dry_run_of_a_store_that_grows_counts_what_is_left(measure, services) 
 
 REFUSED = [
     (["X.npy", "--shots", "600"], 1, "600 shots for one circuit, 'qpu' takes at most 500"),
-    (["wide.npy", "--shots", "10"], 1, "8 qubits"),
+    (["wide.npy", "--shots", "10"], 1, "runs circuits of at most 8 qubits, this one has 9"),
     (["X.npy", "--shots", "10", "--budget", "1899"], 2, "need 1,900, the budget is 1,899"),
     (["X.npy", "--shots", "10", "--budget-seconds", "0.09"], 1, "s of the device, and of 0.09 s"),
     (["X.npy", "--shots", "10", "--log"], 2, "--log with --shots: a measured frequency can be 0"),
@@ -170,6 +170,7 @@ BAD = [
     (["--shots", "9", "--seed", str(2**63)], "expected a whole number from 0 to 2**63 - 1"),
     (["--shots", str(2**53)], "--shots 9007199254740992: expected less than 2**53"),
     (["--qpu", "qpu.example.com:8000", "--shots", "9"], "write http://qpu.example.com:8000, or https://qpu.example.com:8000"),
+    (["--qpu", "http:/127.0.0.1:8000", "--shots", "9"], "--qpu http:/127.0.0.1:8000: expected a URL such as http://127.0.0.1:8000"),
     (["--token-file", "t"], "--token-file t: is for --qpu and --backend qpu:URL"),
     (["--shots", "9", "--dry-run"], "--dry-run: no device measures here; give --qpu URL and --shots 1000, say"),
 ]  # fmt: skip
@@ -281,7 +282,7 @@ def test_training_that_a_device_refuses_leaves_no_folder(run, services) -> None:
         assert code == 1 and "501 shots for one circuit" in err and "takes at most 500" in err
         assert not os.path.exists("r") and not os.path.exists("runs")
     code, out, err = run(*train, "1", "--qpu", services[0].url.removeprefix("http://"))
-    assert code == 0 and "of 1 shot each" in err and "measured" in out
+    assert code == 0 and "of 1 shot each" in err and f"jobs by qpu:{services[0].url}" in out
 
 
 def test_a_file_is_no_folder_for_jobs(run) -> None:
