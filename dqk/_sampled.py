@@ -183,7 +183,8 @@ def rehearse_sampled(
         measurement = begun.measurement(on_pool, shared, log, observers)
         here = {pool.backend_of(worker.id) or job.device.name for worker in pool.workers()}
         for record in log.records.values():
-            if record.frequencies is None and record.worker in here and job.device.limits.recovers:
+            submitted = record.frequencies is None and record.intents > record.refunds and record.worker in here
+            if submitted and job.device.limits.recovers:
                 record.frequencies = np.full(record.rows, FREQUENCY)  # asked for again, for nothing
         estimate(begun.job, measurement, begun.entries, _needed(begun.entries, done))
 

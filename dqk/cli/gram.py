@@ -20,7 +20,7 @@ from dqk.cli.measured import measured, price, report, show
 from dqk.cli.measuring import Measuring, use_tokens, with_measuring
 from dqk.cli.output import print_json, stderr, stdout, table
 from dqk.cli.pools import opened, serves
-from dqk.errors import InvalidInputError
+from dqk.errors import BudgetError, ClusterError, InvalidInputError, TileError
 
 _EXAMPLES = """
 Examples:
@@ -244,17 +244,14 @@ def _compute(
 ) -> Any:
     from dqk import gram
 
-    return gram(
-        kernel,
-        samples,
-        others,
-        executor=pool,
-        store=destination,
-        progress=observers,
-        log=log,
-        seed=seed,
-        return_std_error=errors,
-    )
+    asked: dict[str, Any] = {"progress": observers, "log": log, "seed": seed, "return_std_error": errors}
+    try:
+        return gram(kernel, samples, others, executor=pool, store=destination, **asked)
+    except (ClusterError, TileError) as error:
+        if destination is not None and destination.path.exists() and not isinstance(error, BudgetError):
+            note = f"what is done is in {destination.path}: the same command with --resume goes on"
+            stderr().print(note, markup=False, soft_wrap=True)
+        raise
 
 
 def _save(out: Path, matrix: Any) -> None:

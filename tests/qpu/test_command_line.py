@@ -289,3 +289,18 @@ def test_a_file_is_no_folder_for_jobs(run) -> None:
     for data in ("X.npy", "X.npy/jobs"):
         code, out, err = run("qpu", "serve", "--data", data)
         assert (code, out) == (2, "") and f"--data {data}: X.npy is a file, expected a folder" in err
+
+
+def test_a_run_that_ends_early_says_how_to_go_on(run, tmp_path_factory) -> None:
+    """Three of four jobs fail: what is done stays, and the rest has its price."""
+    with serving(
+        tmp_path_factory.mktemp("dying"), "[limits]\nmax_circuits_per_job = 10\n[failures]\njob = 0.75\nseed = 3\n"
+    ) as (service,):
+        command = ["gram", "X.npy", "-o", "K.zarr", "--backend", f"qpu:{service.url}", "--shots", "20"]
+        code, out, err = run(*command)
+        assert code == 1 and not out
+        assert "what is done is in K.zarr: the same command with --resume goes on" in err and " jobs " in err
+        assert "tiles" not in err
+        said = json.loads(run(*command, "--resume", "--dry-run", "--json")[1])
+        failed = int(err.split(" of 19 jobs failed every time")[0].split()[-1])
+        assert said["jobs"] == failed > 0 and said["shots"] == 20 * said["circuits"]
