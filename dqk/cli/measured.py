@@ -57,10 +57,14 @@ def price(
 
     spent = Spent()
     job = rehearsed(kernel, samples, others, pool, destination, [spent], seed, log)
-    if job is None or job.plan is None:
+    if job is None:
         raise InvalidInputError(
             "--dry-run: no device measures here; give --qpu URL and --shots 1000, say, or a --backend that measures: "
             "qpu:URL, qiskit:SAMPLER, pennylane:DEVICE, simulated"
+        )
+    if job.plan is None:
+        raise InvalidInputError(
+            f"--dry-run with --backend {kernel.backend}: gives exact probabilities, which have no price; give --shots 1000, say"
         )
     limits = job.device.limits
     guess = job.plan.allocation == "variance"

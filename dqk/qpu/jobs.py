@@ -114,10 +114,11 @@ class JobStore:
             self.interrupted = self._db.execute("UPDATE jobs SET state='queued' WHERE state='running'").rowcount
         except sqlite3.OperationalError as error:
             self._db.close()
-            raise LeaseError(
-                f"{folder}: {error}; another service has it open, or it cannot be written to: end that one, or choose "
-                "another folder"
-            ) from error
+            if "locked" in str(error):
+                raise LeaseError(
+                    f"{folder}: another service has it open; end that one, or choose another folder"
+                ) from error
+            raise LeaseError(f"{folder}: {error}; choose a folder that can be written to") from error
         self._db.execute("INSERT OR IGNORE INTO facts VALUES ('born', ?)", (time.time(),))
         (self.born,) = self._db.execute("SELECT value FROM facts WHERE name='born'").fetchone()
 
