@@ -292,6 +292,15 @@ def test_a_file_is_no_folder_for_jobs(run) -> None:
         assert (code, out) == (2, "") and f"--data {data}: X.npy is a file, expected a folder" in err
 
 
+def test_folders_that_are_no_folders_of_jobs(run) -> None:
+    os.makedirs("a/jobs.sqlite")
+    os.mkdir("b")
+    Path("b/jobs.sqlite").write_text("something else, which is no database at all")
+    for data, why in (("a", "unable to open database file"), ("b", "file is not a database")):
+        code, out, err = run("qpu", "serve", "--data", data)
+        assert (code, out) == (1, "") and f"{data}/jobs.sqlite: {why}; choose another folder" in err
+
+
 def test_a_run_that_ends_early_says_how_to_go_on(run, tmp_path_factory) -> None:
     """Three of four jobs fail: what is done stays, and the rest has its price."""
     with serving(
