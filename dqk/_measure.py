@@ -164,9 +164,9 @@ class Measurement:
         Raises:
             BudgetError: says what it costs.
         """
-        seconds = self.device.limits.seconds(circuits, shots, jobs)
+        seconds, what = self.device.limits.seconds(circuits, shots, jobs), f"{jobs:,} job{'s' * (jobs != 1)}"
         try:
-            self.budget.require(f"nothing was submitted: what is left to measure ({jobs:,} jobs) needs", shots, seconds)
+            self.budget.require(f"nothing was submitted: what is left to measure ({what}) needs", shots, seconds)
         except BudgetError as error:
             raise BudgetError(f"{error}; give a larger budget, or fewer shots") from None
 

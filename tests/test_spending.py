@@ -116,6 +116,29 @@ def test_what_was_measured_when_a_budget_runs_out_all_the_same(tmp_path) -> None
     assert spent(kernel.backend) == 1900  # what failed is not among the device's jobs
 
 
+def test_seconds_of_failed_jobs_and_of_earlier_runs_count(tmp_path) -> None:
+    """Ten jobs of a second, and one that fails and is charged."""
+
+    class Timed(Charging):
+        limits = DeviceLimits(19, seeded=True, job_s=1.0)
+
+    x, device, path = samples(20), Timed(), tmp_path / "K.zarr"
+    kernel = FidelityKernel(MAP, device, shots=ShotPlan(10, budget_s=10.0))
+    with InlinePool(1) as pool:
+        with pytest.raises(
+            BudgetError, match=r"^the next job needs 1 s of the device, and of 10 s 10 s are spent; 171 of"
+        ):
+            gram(kernel, x, seed=1, store=path, executor=pool)
+        kernel.shots = ShotPlan(10, budget_s=10.5)
+        with pytest.raises(
+            BudgetError, match=r"left to measure \(1 job\) needs 1 s of the device, and of 10.5 s 10 s are"
+        ):
+            gram(kernel, x, seed=1, store=path, executor=pool)
+        assert device.count == 10
+        kernel.shots = ShotPlan(10, budget_s=11.0)
+        assert gram(kernel, x, seed=1, store=path, executor=pool).digest and device.count == 11
+
+
 def test_a_closed_pool_of_processors_has_no_name_to_open_it_by(processors) -> None:
     processors["a:"] = ExactDevice()
     x = torch.tensor(samples(3), requires_grad=True)
