@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from dqk._measure import Budget, Device, Measurement
+from dqk._budget import Budget
+from dqk._measure import Device, Measurement
 from dqk._pooled import Executor
 from dqk._resources import require_memory
 from dqk._run import Observer
@@ -169,14 +170,17 @@ def estimate(
         known.effective[:] = np.maximum(known.shots, 1)
         _elsewhere(measurement.frequencies(left, right, known.shots, stage, needed, first), known, first)
         return known
-    each = plan.shots or pilot_shots(count, plan.total(count))
+    weights = _weights(plan, entries)  # refused before anything is measured
+    each = _pilot(plan, count)
     # All of the pilot, also where tiles are there already: the second stage follows from it.
     asked = None if needed is None or needed.any() else needed
+    if asked is None:
+        measurement.afford_stages(count, each, plan.total(count))
     pilot = measurement.frequencies(left, right, np.full(count, each), f"{stage}-pilot", asked)
     if asked is not None:
         return known
     most = measurement.most_shots
-    allocation = variance_driven(pilot, each, plan.total(count), _weights(plan, entries), most=most)
+    allocation = variance_driven(pilot, each, plan.total(count), weights, most=most)
     known.shots[:] = each + allocation.shots
     then = np.full(count, np.nan)
 
@@ -200,6 +204,18 @@ def _elsewhere(found: np.ndarray, known: Estimate, arrived: Any) -> None:
         arrived(late, found[late])
 
 
+def _pilot(plan: ShotPlan, count: int) -> int:
+    """Shots of each entry's pilot; the second stage needs one more at least."""
+    total = plan.total(count)
+    if total < 2 * count or (plan.shots or 1) * count > total - count:
+        given = "a pilot" if plan.shots is None else f"a pilot of {plan.shots:,} shots"
+        raise InvalidInputError(
+            f"{given} for each of {count:,} entries, and a shot for each after it, need {(plan.shots or 1) * count + count:,} "
+            f"shots, the budget is {total:,}; give a larger budget or fewer shots"
+        )
+    return plan.shots or pilot_shots(count, total)
+
+
 def _fixed(plan: ShotPlan, entries: Entries, most: int | None) -> int | np.ndarray:
     """Shots that follow from the plan alone."""
     count = len(entries)
@@ -211,6 +227,7 @@ def _fixed(plan: ShotPlan, entries: Entries, most: int | None) -> int | np.ndarr
 
 
 def _weights(plan: ShotPlan, entries: Entries) -> np.ndarray | None:
+    """The weights of the entries that are measured, shape (E,)."""
     if plan.weights is None:
         return None
     if plan.weights.shape != entries.grid.shape:
@@ -218,4 +235,9 @@ def _weights(plan: ShotPlan, entries: Entries) -> np.ndarray | None:
     found = plan.weights[entries.rows, entries.columns]
     if entries.symmetric:  # the entry stands in both places
         found = found + np.where(entries.rows == entries.columns, 0.0, plan.weights[entries.columns, entries.rows])
+    if not found.any():
+        raise InvalidInputError(
+            "weights are 0 at every entry that is measured: entries of equal samples, such as the diagonal of a symmetric matrix, "
+            "are 1 and are not (evaluate_duplicates='all' measures them); expected weights above 0 at others"
+        )
     return np.asarray(found)

@@ -20,7 +20,7 @@ from dqk._executors import executor_of, gpus_for
 from dqk._measure import Device
 from dqk._pooled import Bar, Executor, Job, OnPool, pooled_fidelity
 from dqk._run import Observer
-from dqk._sampled import sampled_fidelity, stored_sampled
+from dqk._sampled import rehearse_sampled, sampled_fidelity, stored_sampled
 from dqk._stored import Destination, stored_fidelity
 from dqk._tiled import tiled_fidelity
 from dqk.backends import autograd
@@ -76,6 +76,8 @@ class _PoolEngine:
         self.executor, self.observers, self.shots, self.seed = executor, observers, shots, seed
         self.destination, self.about = destination, about
         self.std_error: Tensor | None = None
+        self.rehearses = False
+        self.rehearsed: SampledJob | None = None
 
     @property
     def stores(self) -> bool:
@@ -92,6 +94,8 @@ class _PoolEngine:
         measured = sampled_job_of(backend, circuit, self.shots, self.seed, self.executor)
         if measured is not None:
             return self._measured(measured, ax, ay, shared, log)
+        if self.rehearses:
+            return None
         assert not isinstance(self.shots, ShotPlan)
         job = job_of(backend, circuit, log, self.shots, self.seed)
         if self.destination is None:
@@ -101,6 +105,10 @@ class _PoolEngine:
     def _measured(self, job: SampledJob, ax: Tensor, ay: Tensor | None, shared: Tensor, log: bool) -> Any:
         if log:
             raise UnsupportedError(_NO_LOG)
+        if self.rehearses:
+            self.rehearsed = job
+            rehearse_sampled(job, self.executor, ax, ay, shared, self.observers, self.destination, self.about)
+            return None
         if self.destination is not None:
             place = self.destination, self.about
             return stored_sampled(job, self.executor, ax, ay, shared, self.observers, *place)
@@ -136,7 +144,9 @@ def sampled_job_of(
         device = Device.of(resolved, backend if isinstance(backend, str) else None)
     plan = ShotPlan(shots) if isinstance(shots, int) else shots
     drawn = secrets.randbits(62) if plan is not None and seed is None else seed
-    return SampledJob(device, simplify_for_fidelity(circuit).circuit, plan, drawn)
+    simplified = simplify_for_fidelity(circuit).circuit
+    device.check(simplified)
+    return SampledJob(device, simplified, plan, drawn)
 
 
 def job_of(
@@ -183,7 +193,8 @@ def gram(
             when they are first used and end with this process. `mpi`: all ranks, each of which calls this function with the
             same arguments. An open `WorkerPool`, or any `concurrent.futures.Executor`.
         store: path of a zarr store (`K.zarr`) that receives the tiles as they are computed, or a `Destination`. What an existing
-            store of the same problem holds is not computed again, also if it has fewer of the samples.
+            store of the same problem holds is not computed again, also if it has fewer of the samples. What a device measured
+            before a store grew stays, so that K is not that of one measurement of all: `fingerprint.grown_from` says so.
         progress: shows a progress bar on standard error; or an `Observer`, or several.
         seed: of measured entries (a kernel with `shots`), a whole number from 0; None draws one.
         log: gives the natural logarithm of K, which does not underflow on hundreds of qubits.
@@ -216,6 +227,41 @@ def gram(
     if store is not None:
         return found
     return _with_errors(np.asarray(found.numpy()), engine, return_std_error, np.asarray)
+
+
+def rehearsed(
+    kernel: Kernel,
+    X: Any,
+    Y: Any,
+    executor: Any,
+    store: Any,
+    observers: Sequence[Observer],
+    seed: int | None,
+    log: bool,
+) -> SampledJob | None:
+    """Tells observers what `gram` would submit, or raises what it would raise; measures and writes nothing.
+
+    Args:
+        kernel: see `gram`.
+        X: see `gram`.
+        Y: see `gram`.
+        executor: an open pool.
+        store: see `gram`.
+        observers: their `submitted` is called for each job.
+        seed: see `gram`.
+        log: see `gram`.
+
+    Returns:
+        The problem; None if no device measures it.
+    """
+    _check_kernel(kernel, executor, store)
+    _check_sampling(kernel, seed, False, store)
+    x, y = _samples(kernel, X, Y)
+    engine: _PoolEngine = _engine(kernel, executor, store, observers, seed)
+    engine.rehearses = True
+    with torch.no_grad():
+        kernel._matrix(engine, x, y, log)
+    return engine.rehearsed
 
 
 def _check_kernel(kernel: Any, executor: Any, store: Any) -> None:
@@ -274,8 +320,16 @@ def _engine(kernel: Kernel, executor: Any, store: Any, progress: Any, seed: int 
         shots,
         seed,
         store,
-        str(kernel),
+        described(kernel, executor),
     )
+
+
+def described(kernel: Kernel, executor: Any) -> str:
+    """The kernel, and who measures it if its workers are quantum processors."""
+    names = getattr(getattr(executor, "pool", executor), "names", None)
+    if not names:
+        return str(kernel)
+    return str(kernel).replace("backend='auto'", f"backend={names[0] if len(names) == 1 else list(names)!r}")
 
 
 def engine_of(kernel: Kernel) -> Any:

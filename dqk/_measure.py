@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from dqk._budget import Budget
 from dqk._entries import named, opened
 from dqk._pooled import Executor, digest_of, shipped
 from dqk._run import Observer, Work, run
@@ -28,9 +29,6 @@ from dqk.scheduler import Placement, Plan, Policy
 from dqk.store.jobs import JobLog, JobRecord
 
 _ROWS = 1024  # of a job, where the device sets no limit
-_MORE = (
-    "give a larger budget; where there is a store, it has what was measured, and --resume (resume=True) goes on with it"
-)
 _LEAST_S = 1e-4  # predicted for a row of which nothing is known
 
 
@@ -44,6 +42,7 @@ class Device:
         exact: whether it gives probabilities where no shots are asked for.
         label: what stores and messages call it.
         backend: the object that a name of this process stands for, so that it lives; None for a name that travels.
+        check: raises UnsupportedError for a circuit that it cannot run.
     """
 
     name: str
@@ -51,61 +50,21 @@ class Device:
     exact: bool
     label: str = ""
     backend: SampledBackend | None = None
+    check: Callable[[Circuit], None] = lambda circuit: None
 
     @classmethod
     def of(cls, backend: SampledBackend, name: str | None) -> Device:
         """A backend, and the name that it was asked for by; None for an object, which stays in this process."""
         own = named(backend) if name is None else name
-        return cls(own, backend.limits, backend.capabilities.exact, name or backend.name, None if name else backend)
+        kept = None if name else backend
+        exact = backend.capabilities.exact
+        return cls(own, backend.limits, exact, name or backend.name, kept, backend.check_supported)
 
 
 def job_rows(limits: DeviceLimits, wanted: int | None) -> int:
     """Circuits of a full job on such a device; `wanted` asks for fewer than it takes."""
     most = limits.max_circuits_per_job or wanted or _ROWS
     return min(wanted or most, most)
-
-
-@dataclass
-class Budget:
-    """What may be spent, and what was. It is never exceeded: a job that would is not submitted.
-
-    Attributes:
-        shots: at most; None for any number.
-        seconds: of the device, at most; None for any number.
-        spent_shots: of jobs that were or may have been submitted.
-        spent_s: the same in seconds of the device, as the device's limits predict them.
-        jobs: how many.
-    """
-
-    shots: int | None = None
-    seconds: float | None = None
-    spent_shots: int = 0
-    spent_s: float = 0.0
-    jobs: int = 0
-
-    def spend(self, limits: DeviceLimits, circuits: int, shots: int) -> None:
-        """Takes a job's shots.
-
-        Raises:
-            BudgetError: if they are not there.
-        """
-        seconds = limits.seconds(circuits, shots)
-        if self.shots is not None and self.spent_shots + shots > self.shots:
-            raise BudgetError(
-                f"the next job needs {shots:,} shots, and of {self.shots:,} {self.spent_shots:,} are spent; {_MORE}"
-            )
-        if self.seconds is not None and self.spent_s + seconds > self.seconds:
-            raise BudgetError(
-                f"the next job needs {seconds:.3g} s of the device, and of {self.seconds:g} s {self.spent_s:.3g} s are spent; "
-                + _MORE
-            )
-        self.note(shots, seconds)
-
-    def note(self, shots: int, seconds: float, jobs: int = 1) -> None:
-        """Counts what was spent, by this run or an earlier one; negative numbers give back."""
-        self.spent_shots += shots
-        self.spent_s += seconds
-        self.jobs += jobs
 
 
 @dataclass
@@ -187,25 +146,61 @@ class Measurement:
         def drive(pool: WorkerPool) -> Arrays:
             work.pool = pool
             done.extend(work.recovered(pool))
+            self.afford(*work.least_cost(done))
             with shipped(pool, work.digest, work.arrays):
-                run(pool, work.plan, work, self._policy(), done, self.observers, placement)
+                try:
+                    run(pool, work.plan, work, self._policy(), done, self.observers, placement)
+                except BudgetError as error:
+                    raise BudgetError(f"{error}; {self._kept(found)}") from error
             return {"found": found}
 
         problem = digest_of({"left": left, "right": right, **work.arrays})
         found[:] = self.executor.everywhere(f"{problem} {stage}", drive)["found"]
         return found
 
+    def afford(self, jobs: int, circuits: int, shots: int) -> None:
+        """Refuses, before anything is submitted, what costs more than is left if nothing fails.
+
+        Raises:
+            BudgetError: says what it costs.
+        """
+        seconds, what = self.device.limits.seconds(circuits, shots, jobs), f"{jobs:,} job{'s' * (jobs != 1)}"
+        try:
+            self.budget.require(f"nothing was submitted: what is left to measure ({what}) needs", shots, seconds)
+        except BudgetError as error:
+            raise BudgetError(f"{error}; give a larger budget, or fewer shots") from None
+
+    def afford_stages(self, count: int, pilot: int, total: int) -> None:
+        """The same for a pilot of so many shots for each of `count` circuits, and a second stage with the rest of `total`.
+
+        Of what an earlier run began every stage is looked at by itself.
+        """
+        if not self.budget.jobs:
+            rest = total - pilot * count
+            rest = rest if self.most_shots is None else min(rest, self.most_shots * count)
+            self.afford(2 * -(-count // self.job_rows), 2 * count, pilot * count + rest)
+
+    def _kept(self, found: np.ndarray) -> str:
+        """What became of results that a budget did not let be completed."""
+        known = f"{np.isfinite(found).sum():,} of {len(found):,} circuits were measured"
+        if self.log.path is None:
+            return (
+                f"{known}, and are lost: measure into a store (store='K.zarr'), which a larger budget goes on with, or give a "
+                "larger budget from the start"
+            )
+        return f"{known} and are kept in the store: give a larger budget, and --resume (resume=True) goes on with it"
+
     def _check(self, shots: np.ndarray | None) -> None:
-        limits = self.device.limits
+        limits, label = self.device.limits, self.device.label or self.device.name
         if shots is None and not self.device.exact:
-            raise UnsupportedError(f"backend {self.device.label!r} measures: give shots=1000, say")
+            raise UnsupportedError(f"backend {label!r} measures: give shots=1000, say")
         if self.budget.seconds is not None and not limits.seconds(1, 1):
             raise UnsupportedError(
-                f"a budget of {self.budget.seconds:g} s, but {self.device.label!r} names no times; give a budget of shots instead"
+                f"a budget of {self.budget.seconds:g} s, but {label!r} names no times; give a budget of shots instead"
             )
         if shots is not None and len(shots) and limits.max_shots is not None and shots.max() > limits.max_shots:
             raise UnsupportedError(
-                f"{shots.max():,} shots for one circuit, {self.device.label!r} takes at most {limits.max_shots:,}; give fewer"
+                f"{shots.max():,} shots for one circuit, {label!r} takes at most {limits.max_shots:,}; give fewer"
             )
 
     def _policy(self) -> Policy:
@@ -233,6 +228,8 @@ def cut_jobs(shots: np.ndarray | None, count: int, rows: int) -> list[np.ndarray
 
 class _Jobs(Work):
     """Jobs as items of a run."""
+
+    unit = "jobs"
 
     def __init__(
         self,
@@ -308,9 +305,21 @@ class _Jobs(Work):
         left, right = self.left[rows], self.right[rows]
         return backend.run(m.circuit, left, right, m.shared, record.shots, seed=self._seed(item), tag=record.tag)
 
+    def least_cost(self, done: Collection[int]) -> tuple[int, int, int]:
+        """Jobs, circuits and shots of what is left to do, if nothing fails: checks of calibration that are due included."""
+        assert self.pool is not None
+        left = sorted(set(range(len(self.jobs))) - set(done))
+        checks = [shots for worker in self.pool.workers() if (shots := self.pool.due_check(worker.id))] if left else []
+        sizes = [(len(self.jobs[item]), self.shots[item] or 0) for item in left] + [(1, shots) for shots in checks]
+        return len(sizes), sum(rows for rows, _ in sizes), sum(rows * shots for rows, shots in sizes)
+
     def task(self, worker: str, items: Sequence[int]) -> bytes:
         """Notes that these jobs are about to be submitted, and says what they are."""
         assert self.pool is not None
+        if check := self.pool.due_check(worker):
+            where = self.pool.backend_of(worker) or ""
+            self._pay(f"check/{where}", f"dqk-{self.measurement.log.nonce}-check-{where}", where, 1, check)
+            self.pool.order_check(worker)
         m, entries, angles = self.measurement, [], {}
         for item in items:
             rows, shots = self.jobs[item], self.shots[item]
@@ -322,16 +331,20 @@ class _Jobs(Work):
 
     def _paid(self, item: int, worker: str, shots: int) -> str:
         """The job's tag, once its shots are taken off the budget."""
-        m, rows = self.measurement, len(self.jobs[item])
         assert self.pool is not None
-        where = self.pool.backend_of(worker) or m.device.name
+        where = self.pool.backend_of(worker) or self.measurement.device.name
         tag = self._tag(item)
         self.tries[item] = self.tries.get(item, 0) + 1
+        self._pay(self._key(item), tag, where, len(self.jobs[item]), shots)
+        return tag
+
+    def _pay(self, key: str, tag: str, where: str, rows: int, shots: int) -> None:
+        """Takes a job off the budget, writes down that it may have been submitted, and tells observers."""
+        m = self.measurement
         m.budget.spend(m.device.limits, rows, shots * rows)
-        m.log.intent(self._key(item), tag, shots, rows, where)
+        m.log.intent(key, tag, shots, rows, where)
         for observer in m.observers:
             observer.submitted(rows, shots * rows, m.device.limits.seconds(rows, shots * rows))
-        return tag
 
     def refused(self, items: Collection[int], document: dict[str, Any]) -> None:
         """Gives back the shots of jobs that the device did not run, or does not charge for."""

@@ -80,18 +80,22 @@ class OnPool:
         """What all of the pool's workers are, where each of them is a quantum processor; None elsewhere."""
         return getattr(self.pool, "device", None)
 
+    @property
+    def _or_by_name(self) -> str:
+        return f", or name the executor (executor={self.pool.name!r})" if self.pool.by_name else ""
+
     def everywhere(self, digest: str, drive: Callable[[WorkerPool], Arrays]) -> Arrays:
         """Runs in this process."""
         if self.pool.inherited:
             raise ClusterError(
                 f"this {self.pool.name} pool was opened before this process was forked off: its workers answer the parent; open "
-                f"another one here, or name the executor (executor={self.pool.name!r})"
+                f"another one here{self._or_by_name}"
             )
         with self.pool.lock:
             if not self.pool.opened:
                 raise ClusterError(
-                    f"the {self.pool.name} pool was closed; keep it open until gradients are computed, or name the executor "
-                    f"(executor={self.pool.name!r})"
+                    f"the {self.pool.name} pool was closed; keep it open until gradients are computed: call backward() inside its "
+                    f"block{self._or_by_name}"
                 )
             if self.pool.driven:
                 raise InvalidInputError(

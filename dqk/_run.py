@@ -32,9 +32,11 @@ class Work(abc.ABC):
     Attributes:
         held: whether items follow from one another: each is computed once `released` has named it, and the first that cannot be
             computed ends the run.
+        unit: what messages call items.
     """
 
     held = False
+    unit = "tiles"
 
     @abc.abstractmethod
     def task(self, worker: str, items: Sequence[int]) -> bytes:
@@ -135,7 +137,7 @@ def run(
     if loop.given_up:
         shown = "; ".join(f"{item}: {cause}" for item, cause in itertools.islice(loop.given_up.items(), 5))
         raise TileError(
-            f"{len(loop.given_up)} of {len(plan)} tiles failed every time they were tried; the others are done. {shown}"
+            f"{len(loop.given_up)} of {len(plan)} {work.unit} failed every time they were tried; the others are done. {shown}"
         )
     return loop.dispatch.statistics
 
@@ -175,7 +177,7 @@ class _Loop:
             self._end_silent()
             self.ticked = time.monotonic()
             if self.dispatch.hopeless:
-                raise ClusterError(f"{self.dispatch.hopeless}; {self.dispatch.remaining} tiles are not done")
+                raise ClusterError(f"{self.dispatch.hopeless}; {self.dispatch.remaining} {self.work.unit} are not done")
 
     def _on(self, event: PoolEvent) -> None:
         match event:

@@ -9,8 +9,8 @@ known; until then the log of jobs beside the store has what was paid for.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +18,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dqk._budget import Budget
 from dqk._estimate import Entries, Estimate, SampledJob, estimate
-from dqk._measure import Budget, job_rows
-from dqk._pooled import Executor, digest_of
+from dqk._measure import Measurement, job_rows
+from dqk._pooled import Executor, OnPool, digest_of
+from dqk._rehearsal import FREQUENCY, RehearsalPool
 from dqk._run import Observer
 from dqk._stored import Destination
 from dqk.backends.autograd import first_derivative_only
+from dqk.backends.sampled import folded, pulled_back
 from dqk.backends.shifts import WHICH, Jacobian, shift_terms
 from dqk.errors import StoreError, UnsupportedError
 from dqk.scheduler import standard_error
 from dqk.store import Fingerprint, GramStore, StoredGram
 from dqk.store.files import DESCRIPTION, read_description
 from dqk.store.jobs import JobLog
+from dqk.store.journal import Tile
 
 
 def sampled_fidelity(
@@ -66,27 +70,21 @@ class _Sampled(torch.autograd.Function):
         ax, ay, shared = ctx.saved_tensors
         job = ctx.job
         entries = Entries(_array(ax), None if ctx.symmetric else _array(ay), _duplicates(job))
-        folded = cotangent + cotangent.T if ctx.symmetric else cotangent
-        weights = _array(folded)[entries.rows, entries.columns]
-        if ctx.symmetric:
-            weights = weights * (entries.rows != entries.columns)  # k(x, x) = 1 for every x
+        weights = folded(_array(cotangent), ctx.symmetric)[entries.rows, entries.columns]
         kept = np.flatnonzero(weights)
-        d_left, d_right, d_shared = slopes(
+        weights, rows, columns = weights[kept], entries.rows[kept], entries.columns[kept]
+        found = slopes(
             job,
             ctx.executor,
-            entries.left[entries.rows[kept]],
-            entries.right[entries.columns[kept]],
+            entries.left[rows],
+            entries.right[columns],
             _array(shared),
             ctx.observers,
             budget=ctx.budget,
         )
-        found = [torch.zeros_like(angles) for angles in (ax, ay)]
-        for total, slope, where in zip(found, (d_left, d_right), (entries.rows, entries.columns), strict=True):
-            part = torch.from_numpy(weights[kept, None] * slope).to(total)
-            total.index_add_(0, torch.from_numpy(where[kept]).to(total.device), part)
-        d_angles = torch.from_numpy(weights[kept] @ d_shared).to(shared)
-        dax, day = (found[0] + found[1], None) if ctx.symmetric else (found[0], found[1])
-        return None, None, None, dax, day, d_angles
+        parts = pulled_back(weights, found, rows, columns, (len(ax), None if ctx.symmetric else len(ay)))
+        dax, day, d_shared = (None if part is None else torch.from_numpy(part).to(ax) for part in parts)
+        return None, None, None, dax, day, d_shared
 
 
 def slopes(
@@ -144,6 +142,90 @@ def stored_sampled(
         StoreError: if the store belongs to another problem, is damaged or in use, or cannot be written.
         BudgetError: if the budget does not cover all; what is measured stays.
     """
+    begun = _begun(job, executor, ax, ay, shared, destination, about)
+    if not (Path(destination.path) / DESCRIPTION).exists():  # what is refused leaves no store behind
+        rehearse_sampled(job, executor, ax, ay, shared, (), destination, about)
+    opened = GramStore.open(
+        destination.path, begun.fingerprint, resume=destination.resume, take_over=destination.take_over
+    )
+    with opened as store:
+        measurement = begun.measurement(executor, shared, JobLog(Path(destination.path)), observers)
+        writer = _Writer(begun.entries, store, job.plan is not None)
+        estimate(begun.job, measurement, begun.entries, writer.needed, writer.finished)
+    return StoredGram(destination.path)
+
+
+def rehearse_sampled(
+    job: SampledJob,
+    executor: Executor,
+    ax: Tensor,
+    ay: Tensor | None,
+    shared: Tensor,
+    observers: Sequence[Observer] = (),
+    destination: Destination | None = None,
+    about: str = "",
+) -> None:
+    """Tells observers which jobs `sampled_fidelity` or `stored_sampled` would submit; measures and writes nothing.
+
+    Raises:
+        DQKError: what those would raise before, or instead of, submitting anything.
+    """
+    pool = RehearsalPool(executor.pool if isinstance(executor, OnPool) else None)
+    with pool:
+        on_pool = OnPool(pool)
+        if destination is None:
+            entries = Entries(_array(ax), None if ay is None else _array(ay), _duplicates(job))
+            estimate(job, job.measurement(on_pool, _array(shared), JobLog(None), observers), entries)
+            return
+        begun = _begun(job, executor, ax, ay, shared, destination, about)
+        done = GramStore.inspect(destination.path, begun.fingerprint, resume=destination.resume)
+        log = JobLog(Path(destination.path), writes=False)
+        measurement = begun.measurement(on_pool, shared, log, observers)
+        here = {pool.backend_of(worker.id) or job.device.name for worker in pool.workers()}
+        for record in log.records.values():
+            submitted = record.frequencies is None and record.intents > record.refunds and record.worker in here
+            if submitted and job.device.limits.recovers:
+                record.frequencies = np.full(record.rows, FREQUENCY)  # asked for again, for nothing
+        estimate(begun.job, measurement, begun.entries, _needed(begun.entries, done))
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """A matrix in a store.
+
+    Attributes:
+        job: with the budget by which its shots were shared out.
+        entries: what there is to measure.
+        fingerprint: what the store is of.
+        cap: shots that may be spent in all.
+    """
+
+    job: SampledJob
+    entries: Entries
+    fingerprint: Fingerprint
+    cap: int | None
+
+    def measurement(
+        self, executor: Executor, shared: Tensor, log: JobLog, observers: Sequence[Observer]
+    ) -> Measurement:
+        """Within what earlier runs left of the budget."""
+        measurement = self.job.measurement(executor, _array(shared), log, observers)
+        measurement.budget.shots = self.cap
+        for record in log.records.values():
+            seconds = self.job.device.limits.seconds(record.rows, record.shots * record.rows)
+            measurement.budget.note(record.spent, (record.intents - record.refunds) * seconds, record.intents)
+        return measurement
+
+
+def _begun(
+    job: SampledJob,
+    executor: Executor,
+    ax: Tensor,
+    ay: Tensor | None,
+    shared: Tensor,
+    destination: Destination,
+    about: str,
+) -> _Begun:
     if executor.compares:
         raise UnsupportedError(
             "a measured matrix in a store, on all ranks of an MPI job: have one process measure it (leave out executor='mpi')"
@@ -167,19 +249,7 @@ def stored_sampled(
         about=about,
         sampling=_sampling(job),
     )
-    opened = GramStore.open(destination.path, fingerprint, resume=destination.resume, take_over=destination.take_over)
-    with opened as store:
-        log = JobLog(Path(destination.path))
-        measurement = job.measurement(executor, _array(shared), log, observers)
-        measurement.budget.shots = cap
-        for record in log.records.values():
-            seconds = (record.intents - record.refunds) * job.device.limits.seconds(
-                record.rows, record.shots * record.rows
-            )
-            measurement.budget.note(record.spent, seconds, record.intents)
-        writer = _Writer(entries, store, job.plan is not None)
-        estimate(job, measurement, entries, writer.needed, writer.finished)
-    return StoredGram(destination.path)
+    return _Begun(job, entries, fingerprint, cap)
 
 
 def _as_begun(job: SampledJob, store: Path, shape: tuple[int, int]) -> SampledJob:
@@ -200,6 +270,11 @@ def _as_begun(job: SampledJob, store: Path, shape: tuple[int, int]) -> SampledJo
     return replace(job, plan=replace(job.plan, budget=known))
 
 
+def _needed(entries: Entries, done: Mapping[Tile, str]) -> np.ndarray:
+    """Whether the tile of an entry is missing, shape (E,)."""
+    return ~np.array([place in done for place in entries.grid.tiles()], bool)[entries.tile_of]
+
+
 class _Writer:
     """Commits the tiles of a store when their last entry is final."""
 
@@ -207,7 +282,7 @@ class _Writer:
         self.entries, self.store, self.measured = entries, store, measured
         self.places = list(entries.grid.tiles())
         done = np.array([place in store.done for place in self.places], bool)
-        self.needed = ~done[entries.tile_of]
+        self.needed = _needed(entries, store.done)
         self.open = np.bincount(entries.tile_of, minlength=len(self.places))
         self.final = np.zeros(len(entries), bool)
         order = np.argsort(entries.tile_of, kind="stable")

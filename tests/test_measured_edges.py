@@ -18,6 +18,7 @@ from dqk.errors import BudgetError, ClusterError, InvalidInputError, StoreError,
 from dqk.kernels import ShotPlan
 from dqk.kernels.feature_maps import zz_feature_map
 from dqk.qpu.pool import QPUPool
+from dqk.store import StoredGram
 from tests.exact_device import ExactDevice
 
 MAP = zz_feature_map(2)
@@ -68,7 +69,7 @@ def test_jobs_that_failed_on_every_try_run_when_the_device_is_well_again(tmp_pat
     x, device, path = samples(12), Tagged(), tmp_path / "K.zarr"
     kernel = FidelityKernel(MAP, device, shots=ShotPlan(30, budget=30 * 66))  # not a shot to spare
     device.broken = True
-    with pytest.raises(TileError, match="failed by its profile"):
+    with pytest.raises(TileError, match="4 of 4 jobs failed every time.*failed by its profile"):
         gram(kernel, x, seed=1, store=path)
     assert sum("refund" in line for line in logs(path)) == sum("tag" in line for line in logs(path)) > 0
     device.broken = False
@@ -183,6 +184,25 @@ def test_more_refusals(tmp_path) -> None:
     gram(FidelityKernel(MAP, shots=plan), samples(8), seed=1, store=path)
     with pytest.raises(StoreError, match="do not grow with a matrix"):
         gram(FidelityKernel(MAP, shots=plan), samples(9), seed=1, store=path)
+
+
+def test_a_measured_store_that_grew_keeps_what_it_had_and_says_so(tmp_path) -> None:
+    """Two goes: as sure as one, but other values; a store of exact values is the same either way."""
+    for shots, shapes in ((50, ((40, 40), (50, 50))), (None, ())):
+        kernel, path = FidelityKernel(MAP, shots=None if shots is None else ShotPlan(shots)), tmp_path / f"{shots}.zarr"
+        seed = None if shots is None else 1
+        first = np.asarray(gram(kernel, samples(40), seed=seed, store=path))
+        for size in (50, 70, 70):
+            grown = gram(kernel, samples(size), seed=seed, store=path)
+        fresh = gram(kernel, samples(70), seed=seed, store=tmp_path / f"fresh-{shots}.zarr")
+        assert StoredGram(path).fingerprint.grown_from == grown.fingerprint.grown_from == shapes
+        assert fresh.fingerprint.grown_from == ()
+        assert np.array_equal(grown[:32, :32], first[:32, :32])  # the one full tile
+        assert np.array_equal(np.asarray(grown), np.asarray(fresh)) == (shots is None)
+    exact = FidelityKernel(MAP)(samples(70))
+    measured = StoredGram(tmp_path / "50.zarr")
+    inside = (measured.beside("low")[:] <= exact) & (exact <= measured.beside("high")[:])
+    assert inside.mean() > 0.93 and (measured.beside("shots")[:][np.triu_indices(70, 1)] == 50).all()
 
 
 def test_nothing_to_measure(tmp_path) -> None:

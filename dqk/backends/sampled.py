@@ -162,18 +162,14 @@ class SampledBackend(Backend):
     def _fidelity_vjp(
         self, circuit: Circuit, ax: Tensor, ay: Tensor | None, shared: Tensor, cotangent: Tensor
     ) -> tuple[Tensor, Tensor | None, Tensor]:
-        weights = _array(cotangent)
-        if ay is None:
-            weights = np.triu(weights + weights.T, 1)
+        weights = folded(_array(cotangent), ay is None)
         rows, columns = np.nonzero(weights)  # circuits cost something: none for entries that nobody asks for
         slopes = self._slopes(circuit, ax, ax if ay is None else ay, shared, rows, columns)
-        left, right, dshared = (part * weights[rows, columns, None] for part in slopes)
-        dax, day = np.zeros(ax.shape), np.zeros(ax.shape if ay is None else ay.shape)
-        np.add.at(dax, rows, left)
-        np.add.at(day, columns, right)
-        if ay is None:
-            return ax.new_tensor(dax + day), None, ax.new_tensor(dshared.sum(axis=0))
-        return ax.new_tensor(dax), ax.new_tensor(day), ax.new_tensor(dshared.sum(axis=0))
+        shape = (len(ax), None if ay is None else len(ay))
+        found = pulled_back(weights[rows, columns], slopes, rows, columns, shape)
+        dax, day, dshared = (None if part is None else ax.new_tensor(part) for part in found)
+        assert dax is not None and dshared is not None
+        return dax, day, dshared
 
     def _fidelity_jacobian(self, circuit: Circuit, ax: Tensor, ay: Tensor | None, shared: Tensor) -> Jacobian[Tensor]:
         rows, columns = _entries(len(ax), None if ay is None else len(ay))
@@ -201,6 +197,40 @@ class SampledBackend(Backend):
         self, circuit: Circuit, ax: Tensor, observables: tuple[str, ...], shared: Tensor, cotangent: Tensor
     ) -> tuple[Tensor, Tensor]:
         raise UnsupportedError(f"backend {self.name!r} gives no expectation values; use 'statevector'")
+
+
+def folded(cotangent: np.ndarray, symmetric: bool) -> np.ndarray:
+    """The weight of each entry's derivatives, shape (N, M): of a symmetric matrix those above the diagonal stand for both.
+
+    The diagonal has none, for k(x, x) = 1 whatever x.
+    """
+    return np.triu(cotangent + cotangent.T, 1) if symmetric else cotangent
+
+
+def pulled_back(
+    weights: np.ndarray,
+    slopes: Jacobian[np.ndarray],
+    rows: np.ndarray,
+    columns: np.ndarray,
+    shape: tuple[int, int | None],
+) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
+    """Cotangents of the angles from the derivatives of some entries.
+
+    Args:
+        weights: of the entries, as in `folded`, shape (E,).
+        slopes: derivatives of the entries, E rows each.
+        rows: of the entries, shape (E,).
+        columns: of the entries, shape (E,).
+        shape: (N, M), or (N, None) for a symmetric matrix, of whose samples each entry has two.
+
+    Returns:
+        Cotangents of the angles of x (N, A_d), of y (M, A_d) or None, and of the shared ones (A_s,).
+    """
+    dax = np.zeros((shape[0], slopes.left.shape[1]))
+    day = dax if shape[1] is None else np.zeros((shape[1], slopes.right.shape[1]))
+    np.add.at(dax, rows, weights[:, None] * slopes.left)
+    np.add.at(day, columns, weights[:, None] * slopes.right)
+    return dax, None if shape[1] is None else day, weights @ slopes.shared
 
 
 def _array(tensor: Tensor) -> np.ndarray:

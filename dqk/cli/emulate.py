@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from dqk.cli.output import print_json, stderr, stdout, table
+from dqk.cli.output import counted, print_json, stderr, stdout, table
 from dqk.errors import BackendUnavailableError, InvalidInputError
 
 _EXAMPLES = """
@@ -137,4 +137,4 @@ def _show(results: Any) -> None:
     console.print(listed)
     for row in results.rows:
         for why, count in row.runs[0].not_done.items():
-            console.print(f"not done by {label(row)}: {count:,} jobs, {why}", markup=False, soft_wrap=True)
+            console.print(f"not done by {label(row)}: {counted(count, 'job')}, {why}", markup=False, soft_wrap=True)

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from dqk.cli.output import stderr
-from dqk.cli.pools import opened
+from dqk.cli.output import counted, stderr
+from dqk.cli.pools import opened, qpu_names
 from dqk.errors import InvalidInputError
 
 
@@ -29,6 +29,7 @@ class Farming:
     qpus: Sequence[str] = ()
     _said: dict[str, Any] = field(default_factory=dict)
     _recurrent: Any = None
+    _names: list[str] | None = None
 
     @classmethod
     def asked_for(
@@ -53,7 +54,7 @@ class Farming:
         if executor is None and named:
             raise InvalidInputError(f"{', '.join(named)}: for kernel values from workers; say which with --executor")
         options = {name: value for name, value in (("farm", farm), ("micro_batch", micro_batch)) if value is not None}
-        return cls(executor, workers, options, tuple(qpus or ()))
+        return cls(executor, workers, options, tuple(qpu_names(qpus or ())))
 
     @contextlib.contextmanager
     def on_workers(self) -> Iterator[Callable[[Any], None]]:
@@ -79,16 +80,23 @@ class Farming:
         recurrent = self._recurrent = tagger.recurrent
         if self.qpus and not recurrent.options.is_fidelity:
             raise InvalidInputError(f"--qpu: measures circuits, and the kernel {recurrent.options.kernel!r} has none")
+        if self.qpus and recurrent.options.backend != "auto":
+            raise InvalidInputError(
+                f"--backend {recurrent.options.backend} with --qpu: the processors measure; leave one of them out"
+            )
         if self.qpus and recurrent.options.shots is None:
             raise InvalidInputError("--qpu: measures kernel values, and how often is missing; give --shots 2000, say")
         if pool is not None:
             recurrent.set_executor(pool, **self.options)
+            self._names = getattr(pool, "names", None)
         circuits = recurrent.circuits_per_word()
         if circuits is not None:
             values, derivatives = circuits
+            shots = recurrent.options.shots
+            each = "whose probabilities are exact" if shots is None else f"of {counted(shots, 'shot')} each"
             stderr().print(
-                f"kernel values are measured: a word takes {values:,} circuits, and {derivatives:,} more where it is trained on, "
-                f"of {recurrent.options.shots or 'no'} shots each",
+                f"kernel values are measured: a word takes {counted(values, 'circuit')}, and {derivatives:,} more where it is "
+                f"trained on, {each}",
                 markup=False,
                 soft_wrap=True,
             )
@@ -103,5 +111,7 @@ class Farming:
         spent = None if self._recurrent is None else self._recurrent.spent
         if spent is None or not spent.jobs:
             return self._said
-        found = {"jobs": spent.jobs, "circuits": spent.circuits, "shots_spent": spent.shots}
+        by = self._names or str(self._recurrent.options.backend)
+        found = {"measured_by": "simulated" if by == "auto" else by}
+        found |= {"jobs": spent.jobs, "circuits": spent.circuits, "shots_spent": spent.shots}
         return {**self._said, **found, "device_s": round(spent.device_s, 3)}

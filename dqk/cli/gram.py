@@ -16,10 +16,11 @@ import typer
 from rich.markup import escape
 
 from dqk.cli.kernels import kernel_of
-from dqk.cli.measuring import Measuring, measured, price, report, show, use_tokens, with_measuring
+from dqk.cli.measured import measured, price, report, show
+from dqk.cli.measuring import Measuring, use_tokens, with_measuring
 from dqk.cli.output import print_json, stderr, stdout, table
 from dqk.cli.pools import opened, serves
-from dqk.errors import InvalidInputError
+from dqk.errors import BudgetError, ClusterError, InvalidInputError, TileError
 
 _EXAMPLES = """
 Examples:
@@ -37,6 +38,11 @@ Examples:
   dqk gram X.npy -o K.zarr --qpu http://127.0.0.1:8000 --shots 1000 --dry-run
 """
 
+_Out = Annotated[
+    Path,
+    typer.Option("--out", "-o", help="K.zarr: a store that fills tile by tile and can be resumed. K.npy: an array."),
+]
+_BACKENDS = "auto, statevector, mps, reference; simulated, pennylane:DEVICE, qiskit:SAMPLER, qpu:URL measure."
 _NO_STORE = "note: a rank that is lost ends an MPI job, and without a store (-o K.zarr) its work with it"
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
@@ -48,12 +54,7 @@ def register(app: typer.Typer) -> None:
 
 def gram(
     x: Annotated[Path, typer.Argument(metavar="X", help="Samples, one per row: .npy, .npz, .csv or .parquet.")],
-    out: Annotated[
-        Path,
-        typer.Option(
-            "--out", "-o", help="K.zarr: a store that fills tile by tile and can be resumed. K.npy: an array."
-        ),
-    ],
+    out: _Out,
     y: Annotated[Path | None, typer.Option("--y", help="Samples of the columns (default: those of X).")] = None,
     feature_map: Annotated[
         str, typer.Option(help="Circuit that encodes a sample: qklstm, bsp, reuploading, zz, iqp or ising.")
@@ -62,9 +63,7 @@ def gram(
         int | None, typer.Option(help="Layers of reuploading, repetitions of zz, iqp, ising.", min=1)
     ] = None,
     bandwidth: Annotated[float, typer.Option(help="Multiplies the samples before anything else.")] = 1.0,
-    backend: Annotated[
-        str, typer.Option(help="auto, statevector, mps, reference; simulated, pennylane:DEVICE, qpu:URL measure.")
-    ] = "auto",
+    backend: Annotated[str, typer.Option(help=_BACKENDS)] = "auto",
     log: Annotated[bool, typer.Option("--log", help="Natural logarithms, which do not underflow.")] = False,
     executor: Annotated[str, typer.Option(help="inline, processes, ray or mpi.")] = "inline",
     workers: Annotated[int | None, typer.Option(help="Workers, or threads if inline (default: all).", min=1)] = None,
@@ -86,25 +85,30 @@ def gram(
     with contextlib.ExitStack() as stack:
         if executor == "mpi":  # the other ranks wait for rank 0, also if it finds that there is nothing to do
             pool = stack.enter_context(opened(executor, None))
-        destination = None if measuring.dry_run else _destination(out, resume, take_over, shard, trace, timeline)
-        kernel, samples, others = _problem(x, y, feature_map, layers, bandwidth, backend, measuring.plan())
+        measuring.check(backend, executor, workers, log, shard)
+        errors = measuring.return_std_error and out.suffix == ".npy"
+        destination = _destination(out, resume, take_over, shard, trace, timeline, errors)
+        kernel, samples, others = _problem(x, y, feature_map, layers, bandwidth, backend, measuring)
+        measuring.check_kernel(kernel, log, shard)
         if executor == "mpi" and destination is None:
             stderr().print(_NO_STORE)
         stack.enter_context(_stoppable(out, destination is not None))
         if executor != "mpi":
             pool = stack.enter_context(measuring.pool(executor, workers, backend))
+        seed = (measuring.seed or 0) if measuring.measures else None
         if measuring.dry_run:
-            price(kernel, len(samples), None if others is None else len(others), pool, json)
+            price(kernel, samples, others, pool, destination, seed, log, json)
             return
         display, spans = _observers(measured(kernel, pool))
         began = time.perf_counter()
         watching = [display, *([spans] if trace or timeline else [])]
-        errors = measuring.return_std_error and destination is None
-        found = _compute(kernel, samples, others, pool, destination, watching, log, measuring.checked_seed(), errors)
+        found = _compute(kernel, samples, others, pool, destination, watching, log, seed, errors)
         seconds = time.perf_counter() - began
     found = _saved(out, found, errors) if destination is None else found
     _written(spans, trace, timeline)
-    document = _document(kernel, found, others is None, out, executor, display, seconds) | report(display, pool)
+    named = {"executor": executor, "std_error": str(_beside(out))} if errors else {"executor": executor}
+    document = _document(kernel, found, others is None, out, pool, display, seconds) | named
+    document |= report(display, kernel, pool)
     print_json(document) if json else _show(document)
 
 
@@ -125,9 +129,14 @@ def _saved(out: Path, found: Any, errors: bool) -> Any:
     """Writes K, and its standard errors beside it; gives K."""
     if errors:
         found, spread = found
-        _save(out.with_suffix(".std_error.npy"), spread)
+        _save(_beside(out), spread)
     _save(out, found)
     return found
+
+
+def _beside(out: Path) -> Path:
+    """The file of standard errors."""
+    return out.with_suffix(".std_error.npy")
 
 
 def _destination(
@@ -137,6 +146,7 @@ def _destination(
     shard: str | None,
     trace: Path | None,
     timeline: Path | None,
+    errors: bool,
 ) -> Any:
     """The store, or None for an array in memory that is saved at the end."""
     from dqk._stored import Destination
@@ -151,6 +161,8 @@ def _destination(
         ]
         if out.exists():
             problems.append(f"--out {out} exists; remove it or choose another path")
+        elif errors and _beside(out).exists():
+            problems.append(f"--return-std-error: {_beside(out)} exists; remove it or choose another --out")
     if take_over and not resume:
         problems.append("--take-over goes on with a store, so it needs --resume")
     for name, path, suffix in (
@@ -181,7 +193,7 @@ def _destination(
 
 
 def _problem(
-    x: Path, y: Path | None, name: str, layers: int | None, bandwidth: float, backend: str, shots: Any
+    x: Path, y: Path | None, name: str, layers: int | None, bandwidth: float, backend: str, measuring: Measuring
 ) -> tuple[Any, Any, Any]:
     """The kernel and its samples."""
     from dqk.data.samples import read_samples
@@ -192,6 +204,7 @@ def _problem(
         raise InvalidInputError(
             f"{x} has {samples.shape[1]} columns and {y} {others.shape[1]}; expected the same features"
         )
+    shots = measuring.plan((len(samples), len(samples if others is None else others)), others is None)
     return kernel_of(samples.shape[1], name, layers, bandwidth, backend, shots), samples, others
 
 
@@ -231,17 +244,14 @@ def _compute(
 ) -> Any:
     from dqk import gram
 
-    return gram(
-        kernel,
-        samples,
-        others,
-        executor=pool,
-        store=destination,
-        progress=observers,
-        log=log,
-        seed=seed,
-        return_std_error=errors,
-    )
+    asked: dict[str, Any] = {"progress": observers, "log": log, "seed": seed, "return_std_error": errors}
+    try:
+        return gram(kernel, samples, others, executor=pool, store=destination, **asked)
+    except (ClusterError, TileError) as error:
+        if destination is not None and destination.path.exists() and not isinstance(error, BudgetError):
+            note = f"what is done is in {destination.path}: the same command with --resume goes on"
+            stderr().print(note, markup=False, soft_wrap=True)
+        raise
 
 
 def _save(out: Path, matrix: Any) -> None:
@@ -259,22 +269,23 @@ def _save(out: Path, matrix: Any) -> None:
 
 
 def _document(
-    kernel: Any, found: Any, symmetric: bool, out: Path, executor: str, display: Any, seconds: float
+    kernel: Any, found: Any, symmetric: bool, out: Path, pool: Any, display: Any, seconds: float
 ) -> dict[str, Any]:
+    from dqk._gram import described
+
     statistics = display.statistics
     return {
         "shape": list(found.shape),
         "dtype": str(found.dtype),
         "digest": _digest(kernel, found, symmetric, display.unit == "jobs"),
         "out": str(out),
-        "kernel": str(kernel),
-        "executor": executor,
+        "kernel": described(kernel, pool),
         "tiles": display.total,
-        "computed": 0 if statistics is None else statistics.accepted,
-        "retries": 0 if statistics is None else statistics.retries,
-        "lost_workers": 0 if statistics is None else statistics.lost_workers,
-        "duplicates": 0 if statistics is None else statistics.duplicates,
-        "workers": {} if statistics is None else {name: worker.items for name, worker in statistics.workers.items()},
+        "computed": statistics.accepted,
+        "retries": statistics.retries,
+        "lost_workers": statistics.lost_workers,
+        "duplicates": statistics.duplicates,
+        "workers": {name: worker.items for name, worker in statistics.workers.items()},
         "seconds": round(seconds, 3),
     }
 
@@ -301,14 +312,18 @@ def _show(document: dict[str, Any]) -> None:
     shown = table("result", "value")
     rows, columns = document["shape"]
     shown.add_row("matrix", escape(f"{rows} x {columns}, {document['dtype']}, in {document['out']}"))
-    shown.add_row("kernel", document["kernel"])
+    if "std_error" in document:
+        shown.add_row("standard errors", escape(f"in {document['std_error']}"))
+    shown.add_row("kernel", escape(document["kernel"]))
     unit = "tiles" if "shots" not in document else "jobs"
-    shown.add_row(unit, f"{document['computed']} of {document['tiles']} computed now, in {document['seconds']:.1f} s")
+    done = "computed" if unit == "tiles" else "done"
+    shown.add_row(unit, f"{document['computed']} of {document['tiles']} {done} now, in {document['seconds']:.1f} s")
     show(shown, document)
-    shown.add_row(
-        "workers", ", ".join(f"{name}: {items}" for name, items in document["workers"].items()) or "none needed"
-    )
+    if "qpus" not in document:
+        shown.add_row(
+            "workers", ", ".join(f"{name}: {items}" for name, items in document["workers"].items()) or "none needed"
+        )
     shown.add_row("digest", document["digest"] or "none yet: tiles are missing")
     stdout().print(shown)
     if document["retries"] or document["lost_workers"]:
-        stderr().print(f"tiles tried again: {document['retries']}; workers lost: {document['lost_workers']}")
+        stderr().print(f"{unit} tried again: {document['retries']}; workers lost: {document['lost_workers']}")

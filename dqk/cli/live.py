@@ -12,7 +12,7 @@ from rich.table import Table
 from dqk._run import Observer
 from dqk.cli.output import stderr
 from dqk.cluster import Worker
-from dqk.scheduler import Statistics
+from dqk.scheduler import Statistics, WorkerStatistics
 
 _ROWS = 16  # workers shown at most
 _EVERY_S = 30.0  # a line this often where there is no terminal
@@ -26,9 +26,8 @@ class LiveDisplay(Observer):
 
     Attributes:
         unit: what is counted.
-        statistics: of the run; None before anything happened.
-        total: tiles in all.
-        done: tiles that needed no computing.
+        total: tiles in all; jobs of all stages, where a pilot comes first.
+        done: those that needed no computing.
         jobs: jobs that were submitted to devices.
         circuits: in those jobs.
         shots: of those circuits in all.
@@ -39,7 +38,8 @@ class LiveDisplay(Observer):
         self.unit = unit
         self.jobs = self.circuits = self.shots = 0
         self.device_s = 0.0
-        self.statistics: Statistics | None = None
+        self._stages: list[Statistics] = []
+        self._stage = 0, 0  # its total, and what was done before it
         self.total = self.done = 0
         self._console = stderr()
         self._nodes: dict[str, str] = {}
@@ -50,9 +50,25 @@ class LiveDisplay(Observer):
         )
         self._live: Live | None = None
 
+    @property
+    def statistics(self) -> Statistics:
+        """Of all stages."""
+        whole = Statistics()
+        for stage in self._stages:
+            whole.accepted += stage.accepted
+            whole.retries += stage.retries
+            whole.lost_workers += stage.lost_workers
+            whole.duplicates += stage.duplicates
+            for name, worker in stage.workers.items():
+                whole.workers.setdefault(name, WorkerStatistics()).items += worker.items
+        return whole
+
     def started(self, total: int, done: int) -> None:
         """Starts the display."""
-        self.total, self.done = total, done
+        self._stage = total, done
+        self._stages.append(Statistics())
+        self.total += total
+        self.done += done
         self._started = self._said = time.monotonic()
         if done:
             self._say(f"{done} of {total} {self.unit} are there, {total - done} to do")
@@ -67,18 +83,20 @@ class LiveDisplay(Observer):
 
     def lost(self, worker: str, cause: str) -> None:
         """Says so: it is rare, and whoever watches wants to know."""
-        self._say(f"worker {worker} is lost: {cause}")
+        node = self._nodes.get(worker, "")
+        self._say(f"worker {worker}{f' ({node})' if node else ''} is lost: {cause}")
 
     def progressed(self, statistics: Statistics, remaining: int) -> None:
         """Moves the bar."""
-        self.statistics = statistics
-        finished, now = self.total - remaining, time.monotonic()
-        rate = (finished - self.done) / max(now - self._started, 1e-9)
+        self._stages[-1] = statistics
+        total, done = self._stage
+        finished, now = total - remaining, time.monotonic()
+        rate = (finished - done) / max(now - self._started, 1e-9)
         self._bar.update(self._task, completed=finished, rate=f"{rate:.1f} {self.unit}/s")
         if not self._console.is_terminal and now - self._said > _EVERY_S:
             self._said = now
             self._say(
-                f"{finished} of {self.total} {self.unit}, {rate:.1f} {self.unit}/s, {remaining / max(rate, 1e-9):.0f} s left"
+                f"{finished} of {total} {self.unit}, {rate:.1f} {self.unit}/s, {remaining / max(rate, 1e-9):.0f} s left"
             )
 
     def submitted(self, circuits: int, shots: int, device_s: float) -> None:
@@ -95,8 +113,8 @@ class LiveDisplay(Observer):
             self._live = None
 
     def _render(self) -> Group:
-        found = self.statistics
-        if found is None:
+        found = self._stages[-1]
+        if not found.accepted:
             return Group(self._bar, "waiting for workers ...")
         elapsed = max(time.monotonic() - self._started, 1e-9)
         table = Table(box=None, padding=(0, 2), header_style="bold")

@@ -1,23 +1,24 @@
-"""`dqk gram` where a device measures: shots, budgets, quantum processors, and what it will cost."""
+"""`dqk gram` where a device measures: its options, and what is wrong with them, in the words in which they were typed."""
 
 from __future__ import annotations
 
 import functools
 import inspect
+import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 import typer
-from rich.table import Table
 
-from dqk.cli.output import print_json, stdout, table
-from dqk.cli.pools import opened
+from dqk.cli.pools import opened, qpu_names
 from dqk.errors import InvalidInputError
 
 _PANEL = "Measurements"
+_ALLOCATIONS = "uniform", "variance", "weighted"
+_DUPLICATES = "off_diagonal", "all", "none"
 
 
 def _option(help: str, *names: str, **more: Any) -> Any:
@@ -33,7 +34,12 @@ class Measuring:
     budget: Annotated[int | None, _option("Measurements in all, never exceeded.", min=1)] = None
     budget_seconds: Annotated[float | None, _option("Seconds of the device in all, never exceeded.")] = None
     allocation: Annotated[
-        str | None, _option("uniform, or variance: a pilot, then the rest of the budget where it helps most.")
+        str | None,
+        _option("uniform; variance: a pilot, then the rest of the budget where it helps most; weighted: by --weights."),
+    ] = None
+    weights: Annotated[
+        Path | None,
+        _option("How much entries count: an .npy file, a number for each entry, or for each sample (or column of K)."),
     ] = None
     max_circuits_per_job: Annotated[int | None, _option("Fewer circuits in a job than the device takes.", min=1)] = None
     evaluate_duplicates: Annotated[
@@ -49,24 +55,108 @@ class Measuring:
     ] = None
     dry_run: Annotated[bool, _option("Say what measuring takes and costs; compute nothing.", "--dry-run")] = False
 
-    def checked_seed(self) -> int | None:
-        """The seed of the measurements; None if nothing is measured.
+    @property
+    def measures(self) -> bool:
+        """Whether entries are measured."""
+        return self.shots is not None or self.budget is not None
+
+    def check(self, backend: str, executor: str, workers: int | None, log: bool, shard: str | None) -> None:
+        """Refuses what cannot be used, before anything is read or asked.
 
         Raises:
-            InvalidInputError: if there is one all the same.
+            InvalidInputError: with everything that is wrong.
         """
-        if self.plan() is None:
-            if self.seed is not None:
-                raise InvalidInputError(f"--seed {self.seed} without --shots: exact values need no seed")
-            return None
-        return self.seed or 0
+        problems = [*self._values(), *self._together(log), *self._with_qpu(backend, executor, workers, shard)]
+        if problems:
+            raise InvalidInputError("\n".join(problems))
 
-    def plan(self) -> Any:
-        """What a kernel takes as `shots`: a plan if anything but a number was asked for."""
+    def _values(self) -> Iterator[str]:
+        if self.shots is not None and self.shots >= 2**53:
+            yield f"--shots {self.shots}: expected less than 2**53, frequencies are float64"
+        if self.seed is not None and self.seed >= 2**63:
+            yield f"--seed {self.seed}: expected a whole number from 0 to 2**63 - 1"
+        if self.budget_seconds is not None and not 0 < self.budget_seconds < math.inf:
+            yield f"--budget-seconds {self.budget_seconds:g}: expected a number of seconds above 0"
+        if self.least_fidelity is not None and not 0 < self.least_fidelity <= 1:
+            yield f"--least-fidelity {self.least_fidelity:g}: expected a number above 0 and at most 1"
+        if self.allocation not in (None, *_ALLOCATIONS):
+            yield f"--allocation {self.allocation}: expected uniform, variance or weighted"
+        if self.evaluate_duplicates not in (None, *_DUPLICATES):
+            yield f"--evaluate-duplicates {self.evaluate_duplicates}: expected off_diagonal, all or none"
+
+    def _together(self, log: bool) -> Iterator[str]:
+        named = "--budget" if self.shots is None else "--shots"
+        if self.qpu and not self.measures:
+            yield "--qpu: measures, and how often is missing; give --shots 1000, say"
+        elif not self.measures and (extra := self._for_measurements()):
+            yield f"{', '.join(extra)} without --shots: exact values are not measured; give --shots 1000, say, or leave it out"
+        if log and (self.measures or self.qpu):
+            yield f"--log with {named}: a measured frequency can be 0, which has no logarithm; leave one of them out"
+        if self.measures and self.allocation in ("variance", "weighted") and self.budget is None:
+            yield f"--allocation {self.allocation}: shares out a budget; give --budget 1000000, say, for all entries together"
+        if self.allocation == "weighted" and self.weights is None:
+            yield "--allocation weighted: needs --weights FILE.npy, a number for each sample or for each entry of K"
+        if self.weights is not None and self.allocation in (None, "uniform"):
+            yield f"--weights {self.weights}: is for --allocation weighted or --allocation variance; give one of them"
+
+    def _for_measurements(self) -> list[str]:
+        """Options that were given and mean nothing for exact values."""
+        given = {
+            "--seed": self.seed,
+            "--budget-seconds": self.budget_seconds,
+            "--allocation": self.allocation,
+            "--weights": self.weights,
+            "--max-circuits-per-job": self.max_circuits_per_job,
+            "--evaluate-duplicates": self.evaluate_duplicates,
+            "--return-std-error": self.return_std_error or None,
+        }
+        return [name if value is True else f"{name} {value}" for name, value in given.items() if value is not None]
+
+    def _with_qpu(self, backend: str, executor: str, workers: int | None, shard: str | None) -> Iterator[str]:
+        if not self.qpu:
+            if self.least_fidelity is not None:
+                yield f"--least-fidelity {self.least_fidelity:g}: is for --qpu"
+            if self.token_file is not None and not backend.startswith("qpu:"):
+                yield f"--token-file {self.token_file}: is for --qpu and --backend qpu:URL"
+            return
+        if backend != "auto":
+            yield f"--backend {backend} with --qpu: the processors measure; leave one of them out"
+        given = "" if executor == "inline" else f"--executor {executor}"
+        given = given or ("" if workers is None else f"--workers {workers}")
+        if given:
+            yield f"{given} with --qpu: the processors are the workers; leave one of them out"
+        if shard is not None:
+            yield f"--shard {shard} with --qpu: one process drives all processors (--qpu A --qpu B); leave --shard out"
+
+    def check_kernel(self, kernel: Any, log: bool, shard: str | None) -> None:
+        """Refuses what a backend that measures does not do, once it is known to be one.
+
+        Raises:
+            InvalidInputError: says which option to change.
+        """
+        from dqk.backends.resolve import resolve
+        from dqk.backends.sampled import SampledBackend
+
+        backend = resolve(kernel.backend, kernel.circuit)
+        if not isinstance(backend, SampledBackend):
+            return
+        if not self.measures and not backend.capabilities.exact:
+            raise InvalidInputError(
+                f"--backend {kernel.backend}: measures, and how often is missing; give --shots 1000, say"
+            )
+        with_it = f"with --backend {kernel.backend}:"
+        if log:
+            raise InvalidInputError(f"--log {with_it} it measures entries, not their logarithms; leave --log out")
+        if shard is not None:
+            raise InvalidInputError(f"--shard {shard} {with_it} one process drives the device; leave --shard out")
+
+    def plan(self, shape: tuple[int, int], symmetric: bool) -> Any:
+        """What a kernel takes as `shots`, for a matrix of this shape: a plan if anything but a number was asked for."""
         given: dict[str, Any] = {
             "budget": self.budget,
             "budget_s": self.budget_seconds,
             "allocation": self.allocation,
+            "weights": None if self.weights is None else _weights(self.weights, shape, symmetric),
             "max_circuits_per_job": self.max_circuits_per_job,
             "evaluate_duplicates": self.evaluate_duplicates,
         }
@@ -78,24 +168,45 @@ class Measuring:
         return ShotPlan(self.shots, **named)
 
     def pool(self, executor: str, workers: int | None, backend: str) -> Any:
-        """A pool of the processors that were named, or of the executor's workers.
-
-        Raises:
-            InvalidInputError: if both were asked for.
-        """
+        """A pool of the processors that were named, or of the executor's workers."""
         if not self.qpu:
-            if self.least_fidelity is not None:
-                raise InvalidInputError(f"--least-fidelity {self.least_fidelity} is for --qpu")
             from dqk._executors import gpus_for
 
             return opened(executor, workers, gpus_for(backend))
-        given = "" if executor == "inline" else f"--executor {executor}"
-        given = given or ("" if workers is None else f"--workers {workers}")
-        if given:
-            raise InvalidInputError(f"{given} with --qpu: the processors are the workers; leave one of them out")
         from dqk.qpu.pool import QPUPool
 
-        return QPUPool(list(self.qpu), self.least_fidelity)
+        return QPUPool(qpu_names(self.qpu), self.least_fidelity)
+
+
+def _weights(path: Path, shape: tuple[int, int], symmetric: bool) -> Any:
+    """How much each entry of K counts, shape (N, M).
+
+    Numbers of samples, such as the coefficients of a support-vector machine, count by their size: |w_i w_j| where K is that of one
+    set of samples, |w_j| for the columns of K(test, train).
+    """
+    import numpy as np
+
+    from dqk.errors import DataFileError
+
+    try:
+        found = np.load(path, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "it is no .npy file of numbers"
+        raise DataFileError(f"--weights {path}: cannot be read: {reason}") from error
+    if not isinstance(found, np.ndarray) or found.dtype.kind not in "biuf" or not np.isfinite(found).all():
+        raise DataFileError(f"--weights {path}: expected an .npy file of finite numbers")
+    n, m = shape
+    if found.shape == (m,) or found.shape == (1, m):
+        sizes = np.abs(found.astype(np.float64)).reshape(m)
+        found = np.outer(sizes, sizes) if symmetric else np.tile(sizes, (n, 1))
+    if found.shape != shape:
+        what = f"{m}, one for each sample" if symmetric else f"{m}, one for each sample of --y"
+        raise InvalidInputError(
+            f"--weights {path}: has shape {found.shape}, expected {shape}, one for each entry of K, or {what}"
+        )
+    if (found < 0).any() or not found.any():
+        raise InvalidInputError(f"--weights {path}: expected numbers from 0 for the entries of K, not all of them 0")
+    return found
 
 
 def with_measuring(command: Callable[..., None]) -> Callable[..., None]:
@@ -116,14 +227,6 @@ def with_measuring(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-def measured(kernel: Any, pool: Any) -> bool:
-    """Whether a device measures the kernel, so that work comes in jobs instead of tiles."""
-    from dqk._executors import executor_of
-    from dqk._gram import sampled_job_of
-
-    return sampled_job_of(kernel.backend, kernel.circuit, kernel.shots, 0, executor_of(pool)) is not None
-
-
 def use_tokens(token_file: Path | None) -> None:
     """Has clients of this process use the token of a file."""
     if token_file is not None:
@@ -131,100 +234,3 @@ def use_tokens(token_file: Path | None) -> None:
         from dqk.qpu.records import TOKEN_VARIABLE
 
         os.environ[TOKEN_VARIABLE] = read_token(token_file)
-
-
-def price(kernel: Any, n: int, m: int | None, pool: Any, json: bool) -> None:
-    """Says what a matrix will take, and computes nothing.
-
-    Args:
-        kernel: with shots.
-        n: samples of the rows.
-        m: of the columns; None for a symmetric matrix.
-        pool: open; a QPU pool, or another one.
-        json: prints one JSON document.
-
-    Raises:
-        InvalidInputError: if nothing is measured.
-    """
-    from dqk._executors import executor_of
-    from dqk._gram import sampled_job_of
-    from dqk._measure import job_rows
-    from dqk.backends.shifts import shift_terms
-
-    job = sampled_job_of(kernel.backend, kernel.circuit, kernel.shots, 0, executor_of(pool))
-    if job is None or job.plan is None:
-        raise InvalidInputError("--dry-run prices measurements: give --qpu URL and --shots, or a backend that measures")
-    everything = job.plan.evaluate_duplicates == "all"
-    circuits = n * m if m is not None else n * (n + 1) // 2 if everything else n * (n - 1) // 2
-    uniform = job.plan.allocation != "variance"
-    entries, circuits = circuits, circuits if uniform else 2 * circuits  # a pilot, then the rest
-    each = job.plan.allocation == "uniform"
-    shots = job.plan.per_entry(entries) * entries if each else job.plan.total(entries)
-    limits = job.device.limits
-    jobs = -(-circuits // job_rows(limits, job.plan.max_circuits_per_job))
-    document = {
-        "entries": n * (n if m is None else m),
-        "circuits": circuits,
-        "gates": len(job.circuit.gates) * 2,
-        "shots": shots,
-        "jobs": jobs if uniform else None,
-        "about_jobs": jobs,
-        "device_s": limits.seconds(circuits, shots, jobs),
-        "price": limits.price(circuits, shots, jobs),
-        "currency": limits.currency,
-        "gradient_circuits_per_entry": len(shift_terms(job.circuit)),
-    }
-    print_json(document) if json else _show(document)
-
-
-def _show(document: dict[str, Any]) -> None:
-    shown = table("what", "how much")
-    shown.add_row("entries of K", f"{document['entries']:,}")
-    shown.add_row("circuits", f"{document['circuits']:,}, of {document['gates']} gates")
-    shown.add_row("shots", f"{document['shots']:,}")
-    jobs = document["jobs"]
-    shown.add_row(
-        "jobs", f"{jobs:,}" if jobs is not None else f"about {document['about_jobs']:,}, as the pilot decides"
-    )
-    shown.add_row("time of the device", f"{document['device_s']:,.1f} s" if document["device_s"] else "not known")
-    cost = f"{document['price']:,.2f} {document['currency']}".strip()
-    shown.add_row("price", cost if document["price"] else "none that the device names")
-    shown.add_row("circuits for an entry's gradient", f"{document['gradient_circuits_per_entry']:,} more")
-    stdout().print(shown)
-
-
-def report(display: Any, pool: Any) -> dict[str, Any]:
-    """What was submitted, and what each processor did; nothing if nothing was measured by a device."""
-    if not display.jobs:
-        return {}
-    found: dict[str, Any] = {
-        "jobs": display.jobs,
-        "circuits": display.circuits,
-        "shots": display.shots,
-        "device_s": round(display.device_s, 3),
-    }
-    reports = getattr(pool, "reports", None)
-    if reports is not None:
-        found["qpus"] = {
-            one.name: {
-                "jobs": one.jobs,
-                "mean_wait_s": round(one.seconds / one.jobs, 4) if one.jobs else None,
-                "fidelity": one.fidelity,
-                "drained": one.drained,
-            }
-            for one in reports
-        }
-    return found
-
-
-def show(shown: Table, document: dict[str, Any]) -> None:
-    """Adds to a table what `report` found."""
-    if "shots" not in document:
-        return
-    seconds = f", {document['device_s']:,.1f} s of the device" if document["device_s"] else ""
-    shown.add_row("measured", f"{document['circuits']:,} circuits, {document['shots']:,} shots{seconds}")
-    for name, one in document.get("qpus", {}).items():
-        state = f"; drained: {one['drained']}" if one["drained"] else ""
-        fidelity = f", k(x, x) = {one['fidelity']:.3f}" if one["fidelity"] is not None else ""
-        wait = f", {one['mean_wait_s']:.2f} s each" if one["jobs"] else ""
-        shown.add_row(name, f"{one['jobs']} tasks{wait}{fidelity}{state}")

@@ -36,6 +36,15 @@ def table(*columns: str, numbers: tuple[str, ...] = ()) -> Table:
     return result
 
 
+def counted(number: int, thing: str) -> str:
+    """A number of things.
+
+    >>> counted(1, "job"), counted(2000, "job")
+    ('1 job', '2,000 jobs')
+    """
+    return f"{number:,} {thing}{'s' * (number != 1)}"
+
+
 def report(error: Exception) -> None:
     """Prints an error for people: what was wrong, without a traceback. Nothing if another rank has said it."""
     if isinstance(error, RankEnded):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from dqk.cli.output import stderr
@@ -40,6 +41,29 @@ def opened(executor: str, workers: int | None, gpus: int = 0) -> Iterator[Any]:
                 "note: this is the only rank; `mpiexec -n 4 python -m mpi4py -m dqk ...` starts four", markup=False
             )
         yield pool
+
+
+def qpu_names(given: Sequence[str]) -> list[str]:
+    """What `--qpu` options name; of a service on this machine host and port will do.
+
+    >>> qpu_names(["localhost:8000", "https://qpu.example.com", "qiskit:aer"])
+    ['http://localhost:8000', 'https://qpu.example.com', 'qiskit:aer']
+
+    Raises:
+        InvalidInputError: for a host elsewhere without http or https, which decides whether tokens are sent in the clear.
+    """
+    return [_qpu_name(name) for name in given]
+
+
+def _qpu_name(name: str) -> str:
+    if re.match(r"[a-z]+:/", name, re.IGNORECASE) and not re.match(r"https?://.", name, re.IGNORECASE):
+        raise InvalidInputError(f"--qpu {name}: expected a URL such as http://127.0.0.1:8000")
+    bare = re.fullmatch(r"(?P<host>\[[0-9a-fA-F:]+\]|[\w.-]+)(?P<port>:\d+)?/?", name)
+    if bare is None or bare["port"] is None and not re.fullmatch(r"localhost|[\d.]+|\[.*\]", name):
+        return name
+    if re.fullmatch(r"localhost|127\.[\d.]+|\[::1\]", bare["host"]):
+        return f"http://{name}"
+    raise InvalidInputError(f"--qpu {name}: expected a URL; write http://{name}, or https://{name}")
 
 
 def leave_mpi() -> None:

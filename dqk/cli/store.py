@@ -48,7 +48,7 @@ def _described(stored: Any) -> dict[str, Any]:
         "about": known.about,
         "shape": list(stored.shape),
         "dtype": known.dtype,
-        "backend": known.backend,
+        "backend": known.backend or "qpu",
         "log": known.log,
         "symmetric": known.symmetric,
         "shots": known.shots,

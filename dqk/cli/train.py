@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.markup import escape
 
 from dqk.cli import train_forecast
 from dqk.cli.farming import Farming
 from dqk.cli.measuring import use_tokens
 from dqk.cli.option_tables import converted, merged, with_options
-from dqk.cli.output import print_json, stderr, stdout, table
+from dqk.cli.output import counted, print_json, stderr, stdout, table
 from dqk.cli.pools import check_not_distributed, serves
 from dqk.cli.train_options import (
     Distributed,
@@ -197,6 +198,10 @@ def _train(
         return {**result, **farming.outcome()}
 
 
+def _by(names: str | list[str]) -> str:
+    return escape(" by " + (names if isinstance(names, str) else ", ".join(names))) if names else ""
+
+
 def _show(result: dict[str, Any]) -> None:
     shown = table("result", "value")
     correct, tokens = result["correct"], result["tokens"]
@@ -209,7 +214,9 @@ def _show(result: dict[str, Any]) -> None:
     shown.add_row("best epoch", f"{result['best_epoch']} of {result['epochs']}, {result['seconds']:.1f} s in all")
     if "shots_spent" in result:
         shown.add_row(
-            "measured", f"{result['circuits']:,} circuits, {result['shots_spent']:,} shots in {result['jobs']:,} jobs"
+            "measured",
+            f"{counted(result['circuits'], 'circuit')}, {counted(result['shots_spent'], 'shot')} in "
+            f"{counted(result['jobs'], 'job')}{_by(result.get('measured_by', []))}",
         )
     for name, seconds in result.get("profile", {}).get("step", {}).items():
         shown.add_row(f"a step: {name}", f"{1e3 * seconds:.3f} ms")

@@ -86,6 +86,8 @@ class WorkerPool(abc.ABC):
     name: str
     kills = True
     """Whether `kill` ends a worker that hangs; if not, hanging workers are waited for."""
+    by_name = True
+    """Whether `executor=name` gives such a pool."""
     opened = False
     driven = False
     _process = 0  # that opened it
@@ -96,10 +98,10 @@ class WorkerPool(abc.ABC):
         return self  # scikit-learn copies estimators, and the kernels in them; workers are shared
 
     def __reduce__(self) -> str:
-        raise UnsupportedError(
-            f"a pool of workers ({self.name}) cannot be pickled; give the kernel the executor's name, as in "
-            f"FidelityKernel(..., executor={self.name!r}), or none"
-        )
+        instead = "leave it out of the kernel and give it where it is used: gram(kernel, X, executor=pool)"
+        if self.by_name:
+            instead = f"give the kernel the executor's name, as in FidelityKernel(..., executor={self.name!r}), or none"
+        raise UnsupportedError(f"a pool of workers ({self.name}) cannot be pickled; {instead}")
 
     def __enter__(self) -> Self:
         if self.opened:
@@ -130,6 +132,13 @@ class WorkerPool(abc.ABC):
     def backend_of(self, worker: str) -> str | None:
         """Name of the backend that this worker alone uses, such as its quantum processor; None for what tasks say."""
         return None
+
+    def due_check(self, worker: str) -> int:
+        """Shots of the check that this worker's processor should have before its next task; 0 for none."""
+        return 0
+
+    def order_check(self, worker: str) -> None:  # noqa: B027  # most workers have nothing to check
+        """Has it checked then: whoever calls this has paid for it."""
 
     @abc.abstractmethod
     def start(self) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+import torch
 
 from dqk.errors import InvalidInputError, real_number, whole_number
 
@@ -22,7 +23,8 @@ class ShotPlan:
             number that suits the budget.
         allocation: `uniform`: the same for all. `weighted`: in proportion to the weights. `variance`: a pilot, then what is left
             of the budget where it lowers the error of K most, weights counted, see `dqk.scheduler.variance_driven`.
-        budget: measurements in all, never exceeded; None for `shots` times the number of entries.
+        budget: measurements in all, checks of calibration included, never exceeded; None for `shots` times the number of entries.
+            What is sure to cost more is refused before the first job.
         budget_s: seconds of the device in all, as the device's own figures predict them, never exceeded; None for any.
         weights: how much each entry counts, shape (N, M), from 0: such as |alpha_i alpha_j| of a support vector machine.
         max_circuits_per_job: fewer than the device takes; smaller jobs share work among devices more evenly.
@@ -107,10 +109,21 @@ class ShotPlan:
 
 
 def _weights(given: Any) -> np.ndarray:
-    weights = np.asarray(given, np.float64)
-    if weights.ndim != 2 or not np.isfinite(weights).all() or (weights < 0).any():
-        raise InvalidInputError(
-            f"weights of shape {weights.shape}, expected a matrix of finite numbers from 0, one for each entry"
-        )
+    expected = "expected a matrix (N, M) of numbers from 0, one for each entry"
+    try:
+        array = np.asarray(given.detach().cpu() if isinstance(given, torch.Tensor) else given)
+    except (ValueError, RuntimeError) as error:  # ragged; tensors in a list
+        raise InvalidInputError(f"weights are no array ({error}), {expected}") from error
+    if array.dtype.kind not in "fiub":
+        raise InvalidInputError(f"weights have dtype {array.dtype}, {expected}")
+    if array.ndim != 2:
+        raise InvalidInputError(f"weights have shape {array.shape}, {expected}")
+    weights = np.array(array, np.float64)  # a copy: it is not to be written to any more
+    wrong = np.argwhere(~((weights >= 0) & (weights < np.inf)))
+    if len(wrong):
+        i, j = wrong[0]
+        raise InvalidInputError(f"weights[{i}, {j}] is {weights[i, j]:g}, {expected}")
+    if not weights.any():
+        raise InvalidInputError(f"weights are all 0 (shape {weights.shape}), {expected}, and some above 0")
     weights.setflags(write=False)
     return weights

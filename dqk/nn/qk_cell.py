@@ -10,8 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dqk._estimate import SampledJob
 from dqk._executors import executor_of, gpus_for
 from dqk._gram import job_of, sampled_job_of
+from dqk._pooled import Executor, OnPool
+from dqk._rehearsal import RehearsalPool
 from dqk.backends import EncodingBackend, autograd, resolve
 from dqk.backends.sampled import SampledBackend
 from dqk.circuit import simplify_for_fidelity
@@ -104,12 +107,28 @@ class QKCell(ReferenceCell):
         """What gives the kernel values of new samples: this process, or a device that measures them."""
         if not self.measures:
             return against_references(self.backend, self.circuit, references, shared)
-        executor = executor_of(None if self.farm is None else self.farm.executor)
-        plan = None if self.options.shots is None else ShotPlan(self.options.shots)
+        executor = self._executor
         seed = int(torch.randint(2**62, ()))  # `torch.manual_seed` makes measurements repeatable, where the device does
+        return Measured(self._job(executor, seed), executor, references, shared, self.spent)
+
+    @property
+    def _executor(self) -> Executor:
+        return executor_of(None if self.farm is None else self.farm.executor)
+
+    def _job(self, executor: Executor, seed: int) -> SampledJob:
+        plan = None if self.options.shots is None else ShotPlan(self.options.shots)
         job = sampled_job_of(self.options.backend, self.circuit, plan, seed, executor)
         assert job is not None
-        return Measured(job, executor, references, shared, self.spent)
+        return job
+
+    def rehearse(self) -> None:
+        """Has one sample's time step refused, if the device would refuse it; measures nothing."""
+        params, executor = self.params_of_groups(), self._executor
+        references = self.angles_of(self._placed_references(), params)
+        sample = self.angles_of(self.alpha.new_zeros(1, self._features), params)
+        with torch.no_grad(), RehearsalPool(executor.pool if isinstance(executor, OnPool) else None) as pool:
+            for (data, _), group in zip(sample, references, strict=True):
+                Measured(self._job(executor, 0), OnPool(pool), *group, Spent())(data)
 
     def describe(self) -> str:
         """Kernel and scale, for `print(module)`."""

@@ -189,6 +189,16 @@ class QKLSTM(GatedRecurrence):
         values, derivatives = zip(*(cell.circuits_per_row() for cell in cells), strict=True)
         return sum(values), sum(derivatives)
 
+    def rehearse(self) -> None:
+        """Refuses what a device would refuse of a forward pass, such as its shots; measures nothing.
+
+        Raises:
+            UnsupportedError: says what the device takes.
+        """
+        for cell in self.cells:
+            if isinstance(cell, QKCell) and cell.measures:
+                cell.rehearse()
+
     @property
     def spent(self) -> Spent:
         """What was submitted to devices so far."""

@@ -53,6 +53,7 @@ def serve(
     from dqk.qpu import _simulate
 
     _check_width(n_qubits, profile, _simulate)
+    _make_folder(data)
     tokens = _tokens(token_file)
     if not tokens:
         if not _is_loopback(host):
@@ -65,7 +66,7 @@ def serve(
     listener = _listen(host, port)
     store = JobStore(data)
     if store.interrupted:
-        note(f"{store.interrupted} interrupted job(s) will run again")
+        note(f"{store.interrupted} interrupted job{'s' * (store.interrupted != 1)} will run again")
     _simulate.warm_up(profile.noise)
     service = Service(store, profile, n_qubits)
     try:
@@ -107,6 +108,22 @@ def _check_width(n_qubits: int, profile: Profile, simulate: Any) -> None:
             f"--qubits is {n_qubits}, with noise in gates at most {simulate.MAX_MIXED_QUBITS} can be emulated; "
             "readout errors alone can be had on more"
         )
+
+
+def _make_folder(data: Path | None) -> None:
+    if data is None:
+        return
+    try:
+        data.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except (FileExistsError, NotADirectoryError) as error:
+        file = next(path for path in (data, *data.parents) if path.is_file())
+        raise InvalidInputError(
+            f"--data {data}: {file} is a file, expected a folder, a new one or that of an earlier service"
+        ) from error
+    except OSError as error:
+        raise InvalidInputError(
+            f"--data {data}: cannot be made: {error.strerror}; choose a folder that can be written to"
+        ) from error
 
 
 def _tokens(file: Path | None) -> list[str]:

@@ -104,7 +104,8 @@ def _mixed(circuit: Circuit, angles: np.ndarray, noise: Noise) -> np.ndarray:
         if gate.operand is None:
             parameters: list[Any] = []
         elif gate.is_data:
-            parameters = [gate.operand.value * angles[:, gate.operand.column]]
+            # A batch of one is no batch: PennyLane's diagonal gates fail on it.
+            parameters = [gate.operand.value * angles[0 if len(angles) == 1 else slice(None), gate.operand.column]]
         else:
             parameters = [gate.operand.value]
         operations.append(getattr(qml, OPERATIONS[gate.name])(*parameters, wires=gate.wires))

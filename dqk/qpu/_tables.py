@@ -34,7 +34,9 @@ def write_parquet(results: Results, runs: Path, jobs: Path) -> None:
     }
     columns |= {key: [run.point.get(key) for run in results.runs] for key in keys}
     columns |= {name: [run.figures.get(name) for run in results.runs] for name in FIGURES}
-    columns["not_done"] = ["; ".join(f"{count} jobs: {why}" for why, count in r.not_done.items()) for r in results.runs]
+    columns["not_done"] = [
+        "; ".join(f"{count} job{'s' * (count != 1)}: {why}" for why, count in r.not_done.items()) for r in results.runs
+    ]
     parquet.write_table(pyarrow.table(columns), runs)
     parts = [pyarrow.table(part) for part in _jobs(results, keys)]
     parquet.write_table(pyarrow.concat_tables(parts, promote_options="default"), jobs)

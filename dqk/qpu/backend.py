@@ -22,7 +22,7 @@ _FIRST_CONTACT_S = 5.0
 
 
 class QPUBackend(SampledBackend):
-    """Kernel entries from a QPU service.
+    """Kernel entries from a QPU service. Copies and pickles of it are like those of `QPUClient`: no pickle has the token.
 
     Args:
         url: of the service.
@@ -30,18 +30,19 @@ class QPUBackend(SampledBackend):
         timeout_s: how long a request is tried again while the service does not answer.
     """
 
-    name = "qpu"
     parallel = True
 
     def __init__(self, url: str, token: str | None = None, timeout_s: float = 30.0):
-        self._token = token
         self.client = QPUClient(url, token, timeout_s)
+        self.name = f"qpu:{self.client.url}"
+
+    def __repr__(self) -> str:
+        return f"QPUBackend({self.client.url!r})"
 
     @cached_property
     def _asked(self) -> QPULimits:
         """What the service says at first contact, for which nobody should wait long: the URL may be wrong."""
-        patience_s = min(_FIRST_CONTACT_S, self.client.timeout_s)
-        with QPUClient(self.client.url, self._token, patience_s) as client:
+        with self.client.another(min(_FIRST_CONTACT_S, self.client.timeout_s)) as client:
             return client.limits
 
     @cached_property
@@ -104,6 +105,15 @@ class QPUBackend(SampledBackend):
             told(job)
         return np.asarray(self.client.result(job).zeros / shots)
 
+    def check_supported(self, circuit: Circuit) -> None:
+        """Refuses circuits that are wider than the device."""
+        limit = self._asked.n_qubits
+        if circuit.n_qubits > limit:
+            raise UnsupportedError(
+                f"the QPU at {self.client.url} runs circuits of at most {limit} qubits, this one has {circuit.n_qubits}: use fewer "
+                "features, a qubit each, or a wider QPU"
+            )
+
     def close(self) -> None:
         """See `SampledBackend.close`."""
         self.client.close()
@@ -111,8 +121,8 @@ class QPUBackend(SampledBackend):
     def answers(self) -> bool:
         """Whether the service says so within five seconds."""
         try:
-            with QPUClient(self.client.url, self._token, timeout_s=_FIRST_CONTACT_S) as client:
-                client.limits  # noqa: B018  # asks
+            with self.client.another(_FIRST_CONTACT_S) as client:
+                client.ask_limits()
         except QPUError:
             return False
         return True

@@ -36,6 +36,7 @@ from dqk.qpu.records import (
     QPULimits,
     check_token,
     pack,
+    service_url,
 )
 
 _LONGEST_WAIT_S = 20.0  # of one request for a result
@@ -47,6 +48,9 @@ _Record = TypeVar("_Record")
 
 class QPUClient:
     """A service at a URL, through one connection that is kept. Threads may share it.
+
+    A copy has a connection of its own. A pickle has no connection and no token: where it is loaded, the token is that of the
+    environment variable.
 
     Args:
         url: such as `http://127.0.0.1:8000`.
@@ -60,10 +64,8 @@ class QPUClient:
     """
 
     def __init__(self, url: str, token: str | None = None, timeout_s: float = 60.0):
-        if not isinstance(url, str) or not url.startswith(("http://", "https://")):
-            raise InvalidInputError(f"the service's URL is {url!r}, expected one such as http://127.0.0.1:8000")
+        self.url = service_url(url)
         token = os.environ.get(TOKEN_VARIABLE) or None if token is None else token
-        self.url = url.rstrip("/")
         self.timeout_s = real_number("timeout_s", timeout_s, above=0.0)
         self._token = None if token is None else check_token(token, "the token")
         self._kept: tuple[int, Any] | None = None
@@ -71,9 +73,29 @@ class QPUClient:
     def __repr__(self) -> str:
         return f"QPUClient({self.url!r})"
 
+    def another(self, timeout_s: float | None = None) -> QPUClient:
+        """A client of the same service, with a connection and perhaps a patience of its own."""
+        made = QPUClient.__new__(QPUClient)
+        made.__dict__.update(self.__dict__, _kept=None, timeout_s=self.timeout_s if timeout_s is None else timeout_s)
+        return made
+
+    def __deepcopy__(self, memo: dict[int, object]) -> QPUClient:
+        return self.another()
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Pickles are written to disks and sent to others: whoever loads one needs the token in the environment.
+        return {"url": self.url, "timeout_s": self.timeout_s}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(QPUClient(**state).__dict__)
+
     @cached_property
     def limits(self) -> QPULimits:
         """What the service accepts; asked once."""
+        return self.ask_limits()
+
+    def ask_limits(self) -> QPULimits:
+        """What the service accepts now."""
         return _record(QPULimits, self._request("GET", "/limits"))
 
     def submit(
@@ -151,7 +173,9 @@ class QPUClient:
                 error.charged = False
                 raise error
             if deadline is not None and time.monotonic() >= deadline:
-                ahead = f", with {status.position} jobs before it" if status.position else ""
+                ahead = (
+                    f", with {status.position} job{'s' * (status.position != 1)} before it" if status.position else ""
+                )
                 raise QPUError(
                     f"job {job} on {self.url} is still {status.state}{ahead} after {timeout_s:g} s; it goes on"
                 )
@@ -300,7 +324,9 @@ def _refusal(answer: Any, url: str) -> DQKError:
 
 
 def _given_up(failure: QPUError, attempts: int, seconds: float) -> QPUError:
-    error = QPUError(f"{failure} (tried {attempts} times in {seconds:.1f} s)")
+    hint = "; is it running, and is the URL right?" if failure.status is None else ""
+    times = "once" if attempts == 1 else f"{attempts} times"
+    error = QPUError(f"{failure} (tried {times} in {seconds:.1f} s){hint}")
     error.status = failure.status
     return error
 

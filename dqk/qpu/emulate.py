@@ -145,6 +145,9 @@ class VirtualMeasurement:
         self._play, self._part, self._circuit, self._number = play, part, circuit, number
         self.planned = self.found = 0
 
+    def afford_stages(self, count: int, pilot: int, total: int) -> None:
+        """Virtual shots cost nothing."""
+
     def frequencies(
         self,
         left: np.ndarray,

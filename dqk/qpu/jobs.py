@@ -104,22 +104,28 @@ class JobStore:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._lock = threading.RLock()
         place = ":memory:" if folder is None else str(folder / "jobs.sqlite")
-        self._db = sqlite3.connect(place, timeout=1.0, isolation_level=None, check_same_thread=False)
-        self._db.row_factory = sqlite3.Row
         try:
-            self._db.execute("PRAGMA locking_mode=EXCLUSIVE")  # of this process until it ends, however it ends
-            self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("PRAGMA synchronous=NORMAL")
-            self._db.executescript(_SCHEMA)
-            self.interrupted = self._db.execute("UPDATE jobs SET state='queued' WHERE state='running'").rowcount
-        except sqlite3.OperationalError as error:
-            self._db.close()
-            raise LeaseError(
-                f"{folder}: {error}; another service has it open, or it cannot be written to: end that one, or choose "
-                "another folder"
-            ) from error
+            self._db = sqlite3.connect(place, timeout=1.0, isolation_level=None, check_same_thread=False)
+            self.interrupted = self._opened()
+        except sqlite3.DatabaseError as error:
+            if hasattr(self, "_db"):
+                self.close()
+            if "locked" in str(error):
+                raise LeaseError(
+                    f"{folder}: another service has it open; end that one, or choose another folder"
+                ) from error
+            raise LeaseError(f"{place}: {error}; choose another folder, or one that can be written to") from error
         self._db.execute("INSERT OR IGNORE INTO facts VALUES ('born', ?)", (time.time(),))
         (self.born,) = self._db.execute("SELECT value FROM facts WHERE name='born'").fetchone()
+
+    def _opened(self) -> int:
+        """Number of jobs that an earlier process left running; they are queued again."""
+        self._db.row_factory = sqlite3.Row
+        self._db.execute("PRAGMA locking_mode=EXCLUSIVE")  # of this process until it ends, however it ends
+        self._db.execute("PRAGMA journal_mode=WAL")
+        self._db.execute("PRAGMA synchronous=NORMAL")
+        self._db.executescript(_SCHEMA)
+        return self._db.execute("UPDATE jobs SET state='queued' WHERE state='running'").rowcount
 
     def close(self) -> None:
         """Lets go of the folder."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import queue
+import re
 import threading
 import time
 from collections.abc import Iterable, Sequence
@@ -25,10 +26,12 @@ from dqk.backends.sampled import DeviceLimits, SampledBackend
 from dqk.circuit import Circuit, Gate, data
 from dqk.cluster import Arrays, Done, Failed, Joined, Lost, PoolEvent, Worker, WorkerPool
 from dqk.errors import ClusterError, InvalidInputError, cause
+from dqk.qpu.records import service_url
 
 _IN_FLIGHT = 2  # jobs at a processor: one runs, one waits there, so that none is idle between two
 _FAILURES = 3  # in a row, after which a processor is drained
 _CHECK_SHOTS = 500
+_THIS_MACHINE = re.compile(r"//(localhost|127\.0\.0\.1|\[::1\])(?![^:/])")
 
 
 @dataclass
@@ -59,6 +62,7 @@ class _QPU:
     events: queue.SimpleQueue[PoolEvent]
     failures: int = 0
     checked: float = -math.inf
+    check_ordered: bool = False
     lock: threading.Lock = field(default_factory=threading.Lock)
     checking: threading.Lock = field(default_factory=threading.Lock)
 
@@ -69,7 +73,7 @@ class QPUPool(WorkerPool):
     Args:
         qpus: names of backends that measure, such as `qpu:http://127.0.0.1:8000`; a URL alone will do.
         least_fidelity: checks each processor's calibration when it joins and every `check_s`: it measures k(x, x), which is 1
-            without errors, and is drained if it finds less than this. None for no checks. Checks cost shots beside the budget.
+            without errors, and is drained if it finds less than this. None for no checks. A check takes 500 shots of the budget.
         check_s: seconds between two checks.
 
     Example:
@@ -80,15 +84,20 @@ class QPUPool(WorkerPool):
 
     name = "qpu"
     kills = False
+    by_name = False
 
     def __init__(self, qpus: Sequence[str], least_fidelity: float | None = None, check_s: float = 60.0):
         if isinstance(qpus, str) or not qpus or not all(isinstance(name, str) for name in qpus):
             raise InvalidInputError(f"qpus is {qpus!r}, expected URLs of QPU services or names of backends, in a list")
         if least_fidelity is not None and not 0 < least_fidelity <= 1:
             raise InvalidInputError(f"least_fidelity is {least_fidelity!r}, expected a number above 0 and at most 1")
-        self.names = [f"qpu:{name}" if name.startswith(("http://", "https://")) else name for name in qpus]
-        if len(set(self.names)) < len(self.names):
-            raise InvalidInputError(f"a QPU is named twice: {', '.join(self.names)}")
+        self.names = [_backend_name(name) for name in qpus]
+        for place, name in enumerate(self.names):
+            first = next(k for k, other in enumerate(self.names) if _same(other, name))
+            if first < place:
+                raise InvalidInputError(
+                    f"a QPU is named twice: {qpus[first]} and {qpus[place]} are the same processor; name each one once"
+                )
         self.least_fidelity, self.check_s = least_fidelity, check_s
         self._qpus: dict[str, _QPU] = {}
         self._arrays: dict[str, Arrays] = {}
@@ -112,6 +121,16 @@ class QPUPool(WorkerPool):
         """The processor's backend."""
         return self._qpus[worker].report.name if worker in self._qpus else None
 
+    def due_check(self, worker: str) -> int:
+        """See `WorkerPool.due_check`."""
+        qpu = self._qpus.get(worker)
+        due = self.least_fidelity is not None and qpu is not None and not qpu.check_ordered
+        return _CHECK_SHOTS if due and qpu and time.monotonic() - qpu.checked >= self.check_s else 0
+
+    def order_check(self, worker: str) -> None:
+        """See `WorkerPool.order_check`."""
+        self._qpus[worker].check_ordered = True
+
     def start(self) -> None:
         """Asks every processor for its limits; one that does not answer is drained at once."""
         self.reports, self._events = [], queue.SimpleQueue()  # threads of an earlier opening have their own queue
@@ -124,7 +143,7 @@ class QPUPool(WorkerPool):
                     raise InvalidInputError(f"backend {name!r} measures no circuits, expected a QPU")
                 backend.limits  # noqa: B018  # asks the processor
             except ClusterError as error:
-                report.drained = cause(error)
+                report.drained = str(error)
                 continue
             worker = Worker(f"qpu-{number}", 1, name)
             threads = ThreadPoolExecutor(_IN_FLIGHT, thread_name_prefix=f"dqk-{worker.id}")
@@ -133,10 +152,14 @@ class QPUPool(WorkerPool):
         if not self._qpus:
             causes = "; ".join(f"{report.name}: {report.drained}" for report in self.reports)
             raise ClusterError(f"no QPU answers: {causes}")
-        self._device = Device("qpu", _common([qpu.backend.limits for qpu in self._qpus.values()]), self._exact())
+        backends = [qpu.backend for qpu in self._qpus.values()]
+        exact = all(backend.capabilities.exact for backend in backends)
 
-    def _exact(self) -> bool:
-        return all(qpu.backend.capabilities.exact for qpu in self._qpus.values())
+        def check(circuit: Circuit) -> None:
+            for backend in backends:
+                backend.check_supported(circuit)
+
+        self._device = Device("qpu", _common([backend.limits for backend in backends]), exact, check=check)
 
     def workers(self) -> tuple[Worker, ...]:
         """The processors that are not drained."""
@@ -180,12 +203,15 @@ class QPUPool(WorkerPool):
             self._drain(qpu, f"{_FAILURES} jobs in a row failed, the last one: {failed}")
 
     def _check(self, qpu: _QPU) -> None:
-        """Measures what should be 1, when it is time to; no other job of the processor begins meanwhile."""
+        """Measures what should be 1, when it was ordered; no other job of the processor begins meanwhile."""
         if self.least_fidelity is None:
             return
         with qpu.checking:
-            if time.monotonic() - qpu.checked >= self.check_s and not qpu.report.drained:
-                self._measure_one(qpu, self.least_fidelity)
+            if qpu.check_ordered and not qpu.report.drained:
+                try:
+                    self._measure_one(qpu, self.least_fidelity)
+                finally:
+                    qpu.check_ordered = False
 
     def _measure_one(self, qpu: _QPU, least: float) -> None:
         width = min(4, qpu.backend.capabilities.max_qubits or 4)
@@ -230,6 +256,17 @@ class QPUPool(WorkerPool):
             qpu.threads.shutdown(wait=False, cancel_futures=True)
             qpu.backend.close()
         self._qpus, self._device = {}, None
+
+
+def _backend_name(qpu: str) -> str:
+    """The backend's name for what a user names: for a service the one that logs and stores have."""
+    is_service = qpu.lower().startswith(("qpu:", "http://", "https://"))
+    return f"qpu:{service_url(qpu.removeprefix('qpu:'))}" if is_service else qpu
+
+
+def _same(one: str, other: str) -> bool:
+    """Whether two names stand for one processor: names of this machine for itself count as one."""
+    return _THIS_MACHINE.sub("//localhost", one) == _THIS_MACHINE.sub("//localhost", other)
 
 
 def _why_all_failed(result: Any) -> str | None:

@@ -7,6 +7,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from dqk.errors import ClusterError, InvalidInputError
 TOKEN_VARIABLE = "DQK_QPU_TOKEN"
 FINISHED = ("done", "failed", "cancelled")
 OUTCOMES = ("counts", "zeros")
+_PORTS = {"http": 80, "https": 443}
 
 
 class QPUError(ClusterError):
@@ -127,6 +129,32 @@ class JobResult:
     price: float
     counts: list[dict[str, int]] | None
     zeros: np.ndarray
+
+
+def service_url(url: Any) -> str:
+    """A service's URL in the one way in which it is written: names of backends, stores and logs have it.
+
+    >>> service_url("HTTP://QPU.Example.org:80/")
+    'http://qpu.example.org'
+
+    Raises:
+        InvalidInputError: if it is no URL of HTTP, or has a password, which such names must not show.
+    """
+    try:
+        parts = urlsplit(url if isinstance(url, str) else "")
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        parts, host, port = urlsplit(""), None, None
+    if parts.scheme not in _PORTS or not host or parts.query or parts.fragment:
+        raise InvalidInputError(f"the service's URL is {url!r}, expected one such as http://127.0.0.1:8000")
+    if parts.username is not None or parts.password is not None:
+        raise InvalidInputError(
+            f"the URL of the service at {host} has a user or a password in it, expected one without: give the service's token "
+            f"by a token file or by {TOKEN_VARIABLE}"
+        )
+    host = f"[{host}]" if ":" in host else host
+    named = "" if port in (None, _PORTS[parts.scheme]) else f":{port}"
+    return f"{parts.scheme}://{host}{named}{parts.path.rstrip('/')}"
 
 
 def read_token(path: str | os.PathLike[str]) -> str:

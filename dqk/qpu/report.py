@@ -114,7 +114,7 @@ def _undone(rows: Sequence[Row]) -> list[str]:
     found = []
     for row in rows:
         for why, count in row.runs[0].not_done.items():
-            found.append(f"<li>{html.escape(label(row))}: {count:,} jobs, {html.escape(why)}</li>")
+            found.append(f"<li>{html.escape(label(row))}: {count:,} job{'s' * (count != 1)}, {html.escape(why)}</li>")
     return ["<h2>Not done</h2><p>In the first repeat of each:</p><ul>", *found, "</ul>"] if found else []
 
 

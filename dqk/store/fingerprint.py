@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -33,6 +33,8 @@ class Fingerprint:
         n_columns: M.
         about: what it is, for people; may differ.
         sampling: how a device measures; None if none does.
+        grown_from: shapes (N, M) that a measured matrix had before, oldest first. Full tiles keep what was measured then, so that
+            the values are others than those of a matrix that was measured at once, though as sure; may differ.
         row_angles: data angles of the rows, by which growth is checked; not kept in the store.
         column_angles: the same for columns.
     """
@@ -52,6 +54,7 @@ class Fingerprint:
     n_columns: int
     about: str = ""
     sampling: Mapping[str, Any] | None = None
+    grown_from: tuple[tuple[int, int], ...] = ()
     row_angles: np.ndarray | None = field(default=None, repr=False, compare=False)
     column_angles: np.ndarray | None = field(default=None, repr=False, compare=False)
 
@@ -115,7 +118,9 @@ class Fingerprint:
             InvalidInputError: if the document is damaged.
         """
         try:
-            made = cls(**{**document, "rows": tuple(document["rows"]), "columns": tuple(document["columns"])})
+            grown_from = tuple((int(n), int(m)) for n, m in document.get("grown_from", ()))
+            tuples = {"rows": tuple(document["rows"]), "columns": tuple(document["columns"]), "grown_from": grown_from}
+            made = cls(**{**document, **tuples})
             numbers = (made.n_rows, made.n_columns, made.side)
             plausible = all(isinstance(number, int) for number in numbers) and made.side >= 1
             if not plausible or made.dtype not in ("float32", "float64"):
@@ -136,10 +141,11 @@ class Fingerprint:
     def conflicts(self, new: Fingerprint) -> list[str]:
         """Why work on `new` cannot go on in a store of this one; empty if it can: the same problem, or more samples of it."""
         found = [
-            f"{name} is {getattr(self, name)!r} there, {getattr(new, name)!r} now"
-            for name in ("backend", "dtype", "side", "log", "symmetric", "shots", "seed", "sampling")
+            f"{name} is {_said(getattr(self, name))} there, {_said(getattr(new, name))} now"
+            for name in ("backend", "dtype", "side", "log", "symmetric", "shots", "seed")
             if getattr(self, name) != getattr(new, name)
         ]
+        found += _sampling_conflicts(self.sampling, new.sampling)
         found += _circuit_conflicts(self.circuit, new.circuit)
         if self.shared != new.shared:
             found.append("the shared angles (trained parameters) differ")
@@ -155,10 +161,43 @@ class Fingerprint:
         """Whether `new` has more samples."""
         return (self.n_rows, self.n_columns) != (new.n_rows, new.n_columns)
 
+    def after(self, old: Fingerprint) -> Fingerprint:
+        """This one for a store that was of `old`, whose values may have been measured in several goes."""
+        if self.sampling is None:
+            return self
+        shapes = ((old.n_rows, old.n_columns),) if old.grown_to(self) else ()
+        return replace(self, grown_from=(*old.grown_from, *shapes))
+
 
 def block_digests(angles: np.ndarray, side: int) -> tuple[str, ...]:
     """Digest of every block of `side` samples; the last one may be smaller."""
     return tuple(array_digest(angles[start : start + side]) for start in range(0, len(angles), side))
+
+
+def _said(value: Any) -> str:
+    return "that of any QPU" if value == "" else repr(value)  # a fleet's processors have no name in common
+
+
+def _sampling_conflicts(old: Mapping[str, Any] | None, new: Mapping[str, Any] | None) -> Iterable[str]:
+    if old is None or new is None:
+        if old != new:
+            yield "entries are " + ("computed there, measured" if old is None else "measured there, computed") + " now"
+        return
+    for name in ("budget", "allocation", "duplicates"):
+        default = {"allocation": "uniform"}.get(name)
+        there, now = old.get(name, default), new.get(name, default)
+        if there != now:
+            yield f"{'evaluate_duplicates' if name == 'duplicates' else name} is {there!r} there, {now!r} now"
+    if old.get("weights") != new.get("weights"):
+        yield "the weights differ"
+    there, now = old.get("rows"), new.get("rows")
+    if there != now:
+        yield (
+            f"a job has {there} circuits there, {now} now: give --max-circuits-per-job {there} (max_circuits_per_job={there}) "
+            "to a device that takes as many"
+        )
+    if old.get("seeded") != new.get("seeded"):
+        yield f"counts {'followed' if old.get('seeded') else 'did not follow'} the seed there, now it is the other way round"
 
 
 def _data_conflicts(

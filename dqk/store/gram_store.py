@@ -82,6 +82,7 @@ class GramStore:
             _require_same(path, known, fingerprint)
             _make_folders(path)  # copies may lack those that are empty
             grows = known.grown_to(fingerprint)
+            fingerprint = fingerprint.after(known)
             mark = path / _STARTED / ("whole" if shard is None else f"{shard[0]}-of-{shard[1]}")
             if not created and not resume:
                 _require_joinable(path, mark, shard)
@@ -102,6 +103,22 @@ class GramStore:
                 raise
         store._warn_of_classes()
         return store
+
+    @staticmethod
+    def inspect(path: str | os.PathLike[str], fingerprint: Fingerprint, *, resume: bool = False) -> Mapping[Tile, str]:
+        """What `open` would find done, without writing anything; arguments as there.
+
+        Raises:
+            StoreError: where `open` raises one, unless it is that the store is in use.
+        """
+        path = Path(path)
+        _require_place(path)
+        if not (path / DESCRIPTION).exists():
+            return {}
+        _require_same(path, read_description(path), fingerprint)
+        if not resume:
+            _require_joinable(path, path / _STARTED / "whole", None)
+        return MappingProxyType(load(path, fingerprint.grid).done)
 
     @property
     def done(self) -> Mapping[Tile, str]:

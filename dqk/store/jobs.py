@@ -63,14 +63,16 @@ class JobLog:
 
     Args:
         store: the store; None keeps nothing on disk.
+        writes: whether anything may be added to what is there.
 
     Attributes:
         nonce: part of all tags; of the store, so that another one measures anew.
         records: jobs by their keys.
     """
 
-    def __init__(self, store: Path | None):
+    def __init__(self, store: Path | None, writes: bool = True):
         self._folder = None if store is None else store / FOLDER
+        self._writes = writes and store is not None
         self._file: Path | None = None
         self.nonce = uuid.uuid4().hex[:12]
         self.records: dict[str, JobRecord] = {}
@@ -101,7 +103,7 @@ class JobLog:
     @property
     def path(self) -> str | None:
         """Where workers note the device's names of jobs; None without a store."""
-        return None if self._folder is None else str(self._begun())
+        return str(self._begun()) if self._writes else None
 
     def _begun(self) -> Path:
         assert self._folder is not None
@@ -131,7 +133,7 @@ class JobLog:
         self._write({"refund": key})
 
     def _write(self, document: dict[str, Any]) -> None:
-        if self._folder is None:
+        if not self._writes:
             return
         with explained(f"write {self._folder}", "make room or repair the disk, then go on with --resume (resume=True)"):
             descriptor = os.open(self._begun(), os.O_APPEND | os.O_WRONLY)

@@ -23,7 +23,7 @@ from dqk.training.config import TrainConfig, continued, resolve
 from dqk.training.files import write_atomic
 from dqk.training.forecasting import Forecasting, errors
 from dqk.training.loop import Trainer
-from dqk.training.models import build_forecaster, count_parameters, kernel_of
+from dqk.training.models import build_forecaster, count_parameters, kernel_of, require_measurable
 from dqk.training.plots import draw_curves, draw_forecast
 from dqk.training.run_folder import RunFolder
 from dqk.training.state import Reporter
@@ -91,6 +91,7 @@ def train_forecast(
     split = load_split(config)
     reporter.preparing(config)
     model = _model(config, split)  # before there is a folder, so that a mistake leaves none behind
+    require_measurable(model)
     with RunFolder.create(out, config, take_over) as folder:
         folder.write_setup(config, {"series": split.series.digest})
         return _complete(Trainer(config, model, Forecasting(config, split), folder, reporter))

@@ -150,6 +150,16 @@ def feature_map_of(config: TrainConfig) -> FeatureMap:
     return FEATURE_MAPS[config.feature_map](config.n_qubits, **options)  # type: ignore[operator]
 
 
+def require_measurable(model: nn.Module) -> None:
+    """Refuses what the device of a model's kernel would refuse, such as its shots, before there is a run folder.
+
+    Raises:
+        UnsupportedError: says what the device takes.
+    """
+    if isinstance(model.recurrent, QKLSTM):
+        model.recurrent.rehearse()
+
+
 def count_parameters(model: nn.Module) -> int:
     """Number of trainable values, as torch registers them."""
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)

@@ -22,7 +22,7 @@ from dqk.training.config import TrainConfig, continued, resolve
 from dqk.training.group import ALONE, Group
 from dqk.training.loop import Trainer
 from dqk.training.metrics import evaluate, most_frequent_tag_accuracy
-from dqk.training.models import build_tagger, count_parameters, kernel_of
+from dqk.training.models import build_tagger, count_parameters, kernel_of, require_measurable
 from dqk.training.plots import draw_curves
 from dqk.training.run_folder import RunFolder
 from dqk.training.state import Reporter, State
@@ -132,6 +132,7 @@ def train_pos(
     model = build_tagger(config, vocabulary)  # before there is a folder, so that a mistake leaves none behind
     if prepare is not None:
         prepare(model)
+    require_measurable(model)
     with RunFolder.create(out, config, take_over) as folder:
         folder.write_setup(config, corpus.digests, vocabulary)
         return _complete(_trainer(config, model, vocabulary, corpus, folder, reporter, group), corpus)

@@ -77,6 +77,35 @@ def test_the_seed_of_torch_is_the_seed_of_the_shots() -> None:
     assert torch.equal(outputs[0], outputs[1]) and not torch.equal(outputs[0], outputs[2])
 
 
+class Seeded(ExactDevice):
+    """Remembers the seeds of its jobs."""
+
+    def __init__(self) -> None:
+        super().__init__(50)
+        self.seeds: list[int | None] = []
+
+    def run(self, *given, seed=None, **more):
+        self.seeds.append(seed)
+        return super().run(*given, seed=seed, **more)
+
+
+@pytest.mark.parametrize("name", CONFIGURATIONS)
+def test_every_job_has_a_seed_of_its_own_that_follows_from_torchs(name: str) -> None:
+    """Steps of the same input would else have the same errors; 5 steps, forward, backward, and forward again."""
+    device, found = Seeded(), []
+    net = network(device, shots=20, **CONFIGURATIONS[name])
+    x = torch.zeros(5, 1, 3, dtype=torch.float64)
+    for seed in (3, 3, 4):
+        torch.manual_seed(seed)
+        device.seeds.clear()
+        passed(net, x)
+        with torch.no_grad():
+            net(x)
+        assert None not in device.seeds and len(set(device.seeds)) == len(device.seeds) >= 11
+        found.append(sorted(device.seeds))  # jobs end in any order
+    assert found[0] == found[1] and not set(found[0]) & set(found[2])
+
+
 def test_gradients_of_shots_scatter_around_the_exact_ones() -> None:
     x = torch.randn(3, 2, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     exact = network("statevector", n_qubits=2)

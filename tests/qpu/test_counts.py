@@ -10,6 +10,7 @@ import pennylane as qml
 import pytest
 from scipy.stats import binomtest, chisquare
 
+from dqk.circuit import Circuit, Gate, data
 from dqk.kernels.feature_maps import zz_feature_map
 from dqk.qpu import QPUClient
 from dqk.qpu._simulate import measure
@@ -121,6 +122,19 @@ def test_rows_in_several_chunks_are_those_of_one(monkeypatch: pytest.MonkeyPatch
         parts = list(measure(program, program.angles(table), 500, 3, False, noise))
         monkeypatch.undo()
         assert [row for chunk in parts for row in chunk] == whole and len(whole) == 7
+
+
+@pytest.mark.parametrize("gate", ["rx", "ry", "rz", "p", "crx", "cry", "crz", "cp", "rxx", "ryy", "rzz"])
+def test_one_row_with_noise_is_as_good_as_two(gate: str) -> None:
+    """PennyLane's diagonal gates take no batch of one."""
+    build = [Gate("h", (0,)), Gate(gate, (0,) if gate in ("rx", "ry", "rz", "p") else (0, 1), data(0)), Gate("h", (0,))]
+    program = parse(Circuit(2, build, 1).to_openqasm())
+    table = np.array([[0.7], [1.9]])
+    one, two = (
+        [row for chunk in measure(program, program.angles(rows), 500, 3, False, NOISE) for row in chunk]
+        for rows in (table[:1], table)
+    )
+    assert one == two[:1] and len(one[0]) > 1
 
 
 def test_errors_grow_until_the_next_calibration() -> None:

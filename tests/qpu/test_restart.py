@@ -43,7 +43,7 @@ def test_a_killed_service_goes_on_with_its_100_jobs(tmp_path: Path) -> None:
     assert {status.state for status in statuses} == {"done"}
     assert 'dqk_qpu_jobs{state="done"} 100.0' in text
     assert charged == pytest.approx(100 * JOB_S) and price == 100.0
-    assert "1 interrupted job(s) will run again" in server.log and runs == 101
+    assert "1 interrupted job will run again" in server.log and runs == 101
     with serving(tmp_path) as undisturbed, QPUClient(undisturbed.url) as client:
         for n, result in enumerate(results):
             assert client.result(client.submit(TURN, ROWS, 1000, seed=n)).counts == result.counts

@@ -12,6 +12,7 @@ from dqk import FidelityKernel
 from dqk.errors import InvalidInputError
 from dqk.kernels.feature_maps import qklstm_feature_map, reuploading_feature_map, zz_feature_map
 from dqk.scheduler import pilot_shots, standard_error, uniform, variance_driven, weighted, wilson_interval
+from dqk.scheduler.allocation import _spend
 
 weights = arrays(np.float64, st.integers(1, 40), elements=st.floats(0, 1e6).map(lambda x: x if x > 1e-6 else 0.0))
 frequencies = arrays(np.float64, st.tuples(st.integers(1, 6), st.integers(1, 6)), elements=st.floats(0, 1))
@@ -128,6 +129,18 @@ def test_groups_are_the_best_ones(levels):
     for cut in combinations(range(1, 9), levels - 1):
         sums.append(sum(np.sqrt(len(part) * (part**2).sum()) for part in np.split(s, cut)))
     assert (s**2 / found.shots).sum() == pytest.approx(min(sums) ** 2 / 1e9, rel=1e-6)
+
+
+@pytest.mark.parametrize(("left", "expected"), [(0, [10, 10, 10, 30]), (19, [10, 10, 10, 30]), (20, [10, 10, 30, 30])])
+def test_what_whole_numbers_leave_goes_to_who_gains_most_while_it_pays(left: int, expected: list[int]) -> None:
+    """Two levels, 10 and 30; a raise costs 20 and gains s**2 (1/10 - 1/30). Nobody is raised above the highest level."""
+    scores, shots = np.array([1.0, 2.0, 3.0, 9.0]), np.array([10, 10, 10, 30])
+    assert _spend(scores, shots, 60 + left).tolist() == expected
+    assert shots.tolist() == [10, 10, 10, 30]
+    for more, raised in ((40, [10, 30, 30, 30]), (59, [10, 30, 30, 30]), (60, [30] * 4), (1000, [30] * 4)):
+        assert _spend(scores, shots, 60 + more).tolist() == raised
+    # The gain counts for each shot: from 10 to 20 it is more than from 20 to 30 for a score that is a little larger.
+    assert _spend(np.array([1.1, 1.0, 0.5]), np.array([20, 10, 30]), 70).tolist() == [20, 20, 30]
 
 
 KERNELS = {
