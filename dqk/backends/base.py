@@ -264,6 +264,18 @@ class EncodingBackend(Backend):
         """Kernel values or their logarithms, shape (N, M). With `a is b` only the part above the diagonal is read."""
         return self.log_overlap(a, b) if log else self.overlap(a, b)
 
+    def encode_s(self, circuit: Circuit) -> float:
+        """Predicted seconds to encode one sample, by backends whose encodings may take longer to make than to send; else 0."""
+        return 0.0
+
+    def adopt_block(self, circuit: Circuit, encoded: Tensor, gradients: bool) -> Any:
+        """What `encode_block`, for gradients, or `forward_block` would give, from an encoding that another process made.
+
+        Backends that override those override it; it is asked for where `encode_s` is not 0.
+        """
+        prepared = self.prepare(encoded)
+        return (encoded, prepared) if gradients else prepared
+
     def recycle(self, block: Any) -> None:
         """Takes back what `forward_block` gave, or the second part of `encode_block`'s, for nobody reads it any more."""
 

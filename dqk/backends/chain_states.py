@@ -26,6 +26,7 @@ WIDEST = 16
 """Most variables at hand while a tensor is made."""
 _PLAIN_BYTES = 2**27  # of what torch keeps for the gradient of a tile
 _ENCODING_BYTES = 2**25  # of a block
+_PRODUCT_S = 4e-9  # of two complex numbers, while a tensor is made
 
 
 class ChainStates:
@@ -48,6 +49,11 @@ class ChainStates:
     def size(self) -> int:
         """Numbers in one sample's encoding."""
         return self.chain.size
+
+    @property
+    def encode_s(self) -> float:
+        """Predicted seconds for one sample."""
+        return _PRODUCT_S * len(self.chain.program.products)
 
     def tile_side(self, dtype: torch.dtype) -> int:
         """128 samples; fewer where encodings or, on the plain path, environments are large."""

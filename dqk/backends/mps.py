@@ -169,11 +169,17 @@ class MPSBackend(EncodingBackend):
 
     def forward_block(self, circuit: Circuit, angles: Tensor, shared: Tensor, parallel: Parallel = map) -> Any:
         """Encodings in panels of vectors."""
-        encoded = self.encode_block(circuit, angles, shared, parallel)[0]
-        if circuit.is_product:
-            return encoded
-        states = self._states(circuit)[1]
-        return _Panels(states, states.prepare(contiguous(encoded[:-1])), len(angles))
+        return self._panels(circuit, self.encode_block(circuit, angles, shared, parallel)[0])
+
+    def encode_s(self, circuit: Circuit) -> float:
+        """Of entangled states; those of products are made at once."""
+        return 0.0 if circuit.is_product else float(self._states(circuit)[1].encode_s)
+
+    def adopt_block(self, circuit: Circuit, encoded: Tensor, gradients: bool) -> Any:
+        """The same numbers under this process's own name of the circuit."""
+        if not circuit.is_product:
+            encoded[-1] = self._states(circuit)[0]
+        return (encoded, encoded) if gradients else self._panels(circuit, encoded)
 
     def forward_tile(self, a: Any, b: Any, log: bool) -> Tensor:
         """From panels, or from Bloch vectors."""
@@ -196,6 +202,12 @@ class MPSBackend(EncodingBackend):
     def log_overlap_vjp(self, a: Tensor, b: Tensor, cotangent: Tensor) -> tuple[Tensor, Tensor]:
         """The same, with cotangents divided by K."""
         return self._vjp(a, b, cotangent, True)
+
+    def _panels(self, circuit: Circuit, encoded: Tensor) -> Any:
+        if circuit.is_product:
+            return encoded
+        states = self._states(circuit)[1]
+        return _Panels(states, states.prepare(contiguous(encoded[:-1])), encoded.shape[-1])
 
     def _values(self, a: Tensor, b: Tensor, log: bool) -> Tensor:
         if a.dim() == 3:

@@ -86,6 +86,8 @@ class WorkerPool(abc.ABC):
     name: str
     kills = True
     """Whether `kill` ends a worker that hangs; if not, hanging workers are waited for."""
+    one_memory = False
+    """Whether its workers are threads of one process, which see what any of them has encoded."""
     opened = False
     driven = False
     _process = 0  # that opened it
