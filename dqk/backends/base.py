@@ -147,6 +147,10 @@ class Backend(abc.ABC):
             )
         return self._expectations_vjp(circuit, ax, tuple(observables), shared, cotangent)
 
+    def on(self, device: str) -> Backend:
+        """The backend for samples on a type of device; this one, unless it has another for them."""
+        return self
+
     def check_supported(self, circuit: Circuit) -> None:
         """Raises UnsupportedError, with the reason and an alternative, if this backend cannot run the circuit."""
         limit = self.capabilities.max_qubits

@@ -98,9 +98,8 @@ class ChainStates:
         """K or log K of what `prepare` made, shape `count`. With `a is b` only the part above the diagonal is right."""
         code = self._code(a.dtype)
         if code is None:
-            amplitude, scale = chain_plain.amplitudes(self.chain, torch.from_numpy(a), torch.from_numpy(b))
-            square = amplitude.real**2 + amplitude.imag**2
-            return square.log() + 2 * scale if log else square * (2 * scale).exp()
+            found = chain_plain.amplitudes(self.chain, torch.from_numpy(a), torch.from_numpy(b))
+            return chain_plain.values(*found, log)
         values, exponents = code(a, b, a is b)
         values, exponents = values[: count[0], : count[1]], exponents[: count[0], : count[1]]
         if not log:
@@ -139,12 +138,8 @@ class ChainStates:
     ) -> tuple[np.ndarray, np.ndarray]:
         with torch.enable_grad():
             x, y = torch.tensor(a, requires_grad=True), torch.tensor(b, requires_grad=True)
-            amplitude, scale = chain_plain.amplitudes(self.chain, x, y)
-            square, g = amplitude.real**2 + amplitude.imag**2, torch.from_numpy(cotangent)
-            if log:
-                weights = torch.where(g == 0, g, g / square.detach())
-            else:
-                weights = g * (2 * scale).exp()
+            found = chain_plain.amplitudes(self.chain, x, y)
+            square, weights = chain_plain.weighted(*found, torch.from_numpy(cotangent), log)
             first, second = torch.autograd.grad(square, (x, y), weights)
         return first.numpy(), second.numpy()
 
