@@ -27,7 +27,7 @@ from dqk.backends import gpu
 from dqk.backends._custatevec import CuStateVecBackend
 from dqk.backends.reference import ReferenceBackend
 from dqk.circuit import Circuit, simplify_for_fidelity
-from dqk.kernels.feature_maps import reuploading_feature_map
+from dqk.kernels.feature_maps import ising_feature_map, reuploading_feature_map
 
 LAYERS = 3
 TOLERANCE = 2e-5  # of an entry in float32, for up to 100 gates
@@ -256,6 +256,22 @@ def lightning(n: int, x: np.ndarray) -> Callable[[], Any]:
     return lambda: [state(sample) for sample in x]
 
 
+def chains(scale: float, repeats: int) -> list[dict[str, Any]]:
+    """Matrix-product states: a published Gram matrix (see structure.py) on the GPU, against this machine's CPU cores."""
+    count, feature_map = int(6400 * scale), ising_feature_map(165)
+    kernel = dqk.FidelityKernel(feature_map, backend="mps")
+    x = 2 * torch.rand(count, feature_map.n_features, generator=torch.Generator().manual_seed(0))
+    on_gpu, few = x.cuda(), 100
+    sides = {"cpu": lambda: dqk.gram(kernel, x), "dqk": waited(lambda: dqk.gram(kernel, on_gpu))}
+    seconds = alternate(sides, repeats)
+    exact = dqk.gram(kernel, x[:few].double(), log=True)
+    worst = float((dqk.gram(kernel, on_gpu[:few], log=True).cpu() - exact).abs().max())
+    if not worst <= 1e-3:
+        raise SystemExit(f"logarithms of entries differ from the CPU's in float64 by {worst}, more than 1e-3")
+    ratio = seconds["cpu"] / seconds["dqk"]
+    return [{"n": 165, "N": count, **_named(seconds), "times_faster": ratio, "max_log_difference": worst}]
+
+
 def _named(seconds: dict[str, float]) -> dict[str, float]:
     return {f"{name}_s": value for name, value in seconds.items()}
 
@@ -268,7 +284,7 @@ def device_name() -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="only say whether a GPU can be used")
-    parser.add_argument("--only", choices=["on-device", "streamed", "preparation", "training", "one-by-one"])
+    parser.add_argument("--only", choices=["on-device", "streamed", "preparation", "training", "chains", "one-by-one"])
     parser.add_argument("--scale", type=float, default=1.0, help="part of the samples, on smaller machines")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--json", metavar="FILE", help="write the figures to a file; auto: named after the GPU")
@@ -282,6 +298,7 @@ def main() -> None:
         "streamed": ("Gram matrix larger than the GPU", lambda: streamed(options.scale)),
         "preparation": ("State preparation", lambda: preparation(options.scale, options.repeats)),
         "training": ("QK-LSTM step against all CPU cores", lambda: training(options.repeats)),
+        "chains": ("Matrix-product states against all CPU cores", lambda: chains(options.scale, options.repeats)),
         "one-by-one": ("Against one circuit at a time", lambda: one_by_one(options.scale, options.repeats)),
     }
     about = {"devices": gpu.devices(), "driver": gpu.driver_version(), "torch": torch.__version__}

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from dqk._calibration import cost_model
+from dqk._moved import moved
 from dqk._progress import bar
 from dqk._resources import memory_bound, require_memory
 from dqk._run import Observer, Work, run
@@ -184,7 +185,7 @@ class _Pooled(torch.autograd.Function):
 
         def drive(pool: WorkerPool) -> Arrays:
             work = _MemoryWork(digest, job.plan(ax, ay), arrays["ax"], arrays.get("ay"))
-            with shipped(pool, digest, arrays):
+            with shipped(pool, digest, arrays), moved(pool, job, digest, ax.dtype, work.blocks()) as work.states:
                 run(pool, work.tiles, work, observers=observers)
             return {"matrix": work.result}
 
@@ -204,11 +205,14 @@ class _Pooled(torch.autograd.Function):
         # Both K[i, j] and K[j, i] are the one number above the diagonal.
         folded = without_diagonal(cotangent + cotangent.T) if ctx.symmetric else cotangent
         sides = {"rows": (ax, folded)} if ctx.symmetric else {"rows": (ax, folded), "columns": (ay, folded.T)}
+        blocks = [
+            (which, k) for which, (angles, _) in sides.items() for k in range(-(-len(angles) // job.side(ax.dtype)))
+        ]
         sides = {which: pair for k, (which, pair) in enumerate(sides.items()) if needs[k] or needs[2]}
 
         def drive(pool: WorkerPool) -> Arrays:
             work = StripWork(digest, job, sides)
-            with shipped(pool, digest, arrays):
+            with shipped(pool, digest, arrays), moved(pool, job, digest, ax.dtype, blocks) as work.states:
                 run(pool, work.plan, work)
             return {"cotangents": work.flat(_array(shared))}
 
@@ -219,10 +223,23 @@ class _Pooled(torch.autograd.Function):
 
 
 class TileWork(Work):
-    """Tiles of the forward pass; subclasses say where they go."""
+    """Tiles of the forward pass; subclasses say where they go.
+
+    Attributes:
+        states: name of encodings that workers have; None if they make their own.
+    """
+
+    symmetric: bool
+    states: str | None = None
 
     def __init__(self, digest: str, tiles: Plan):
         self.digest, self.tiles = digest, tiles
+
+    def blocks(self, done: Collection[int] = ()) -> set[tuple[str, int]]:
+        """The blocks that tiles need which are not done."""
+        open_ = self.tiles.tiles[np.isin(np.arange(len(self.tiles)), list(done), invert=True)].tolist()
+        columns = "rows" if self.symmetric else "columns"
+        return {("rows", row) for row, _ in open_} | {(columns, column) for _, column in open_}
 
     def header(self, worker: str) -> dict[str, Any]:
         """What a task for this worker says beside its tiles."""
@@ -231,7 +248,8 @@ class TileWork(Work):
     def task(self, worker: str, items: Sequence[int]) -> bytes:
         """Triples of item, row and column."""
         triples = [(item, *place) for item, place in zip(items, self.tiles.tiles[list(items)].tolist(), strict=True)]
-        return pack({"kind": "tiles", "job": self.digest, "tiles": triples, **self.header(worker)})
+        header = {"kind": "tiles", "job": self.digest, "states": self.states, "tiles": triples}
+        return pack({**header, **self.header(worker)})
 
 
 class _MemoryWork(TileWork):
@@ -261,6 +279,8 @@ class _MemoryWork(TileWork):
 class StripWork(Work):
     """Strips of the backward pass: each gives the cotangents of one block's angles, and its part of the shared ones."""
 
+    states: str | None = None
+
     def __init__(self, digest: str, job: Job, sides: dict[str, tuple[Tensor, Tensor]]):
         self.digest, self.job = digest, job
         self.sides = {which: (_array(angles), _array(cotangent)) for which, (angles, cotangent) in sides.items()}
@@ -282,7 +302,7 @@ class StripWork(Work):
             which, k = self.strips[item]
             rows[str(item)] = self.sides[which][1][k * self.side : (k + 1) * self.side]
         named = [(item, *self.strips[item]) for item in items]
-        return pack({"kind": "strips", "job": self.digest, "strips": named}, rows)
+        return pack({"kind": "strips", "job": self.digest, "states": self.states, "strips": named}, rows)
 
     def accept(self, items: Collection[int], document: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
         """Keeps the parts, for they are added in the order of the strips, not of their arrival."""

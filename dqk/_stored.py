@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from dqk._moved import moved
 from dqk._pooled import Executor, Job, TileWork, digest_of, shipped
 from dqk._run import Observer, run
 from dqk.cluster import Arrays, Worker, WorkerPool
@@ -87,9 +88,10 @@ def stored_fidelity(
             take_over=destination.take_over,
             shard=destination.shard,
         )
-        with opened as store, _Work(digest, tiles, store) as work, shipped(pool, digest, arrays):
+        with opened as store, _Work(digest, tiles, store, ay is None) as work, shipped(pool, digest, arrays):
             done = [item for item in range(len(tiles)) if tuple(tiles.tiles[item].tolist()) in store.done]
-            run(pool, tiles, work, _POLICY, done, observers)
+            with moved(pool, job, digest, ax.dtype, work.blocks(done)) as work.states:
+                run(pool, tiles, work, _POLICY, done, observers)
             return {}
 
     executor.everywhere(f"{digest} into {destination}", drive)
@@ -99,9 +101,9 @@ def stored_fidelity(
 class _Work(TileWork):
     """Tiles that go to a store, by the worker's hand or the driver's."""
 
-    def __init__(self, digest: str, tiles: Plan, store: GramStore):
+    def __init__(self, digest: str, tiles: Plan, store: GramStore, symmetric: bool):
         super().__init__(digest, tiles)
-        self.store = store
+        self.store, self.symmetric = store, symmetric
         self.sharing: set[str] = set()
         self._nonce = uuid.uuid4().hex
         self._folder = temporary_folder(Path(store.path).resolve()) / f"nonce-{uuid.uuid4().hex[:12]}"

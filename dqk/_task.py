@@ -12,7 +12,7 @@ import socket
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
@@ -49,7 +49,8 @@ def run_task(
     """Runs one task inside a worker.
 
     Args:
-        task: a message of `dqk._wire.pack` whose document has a `kind`: `probe`, `tiles`, `strips`, `rows` or `entries`.
+        task: a message of `dqk._wire.pack` whose document has a `kind`: `probe`, `states`, `tiles`, `strips`, `rows` or
+            `entries`.
         arrays: what was shipped to this worker, by digest.
         gate: held while the task computes, not while it waits for a disk: a worker runs twice as many tasks as it has slots, and
             its gate admits as many as it has slots.
@@ -63,6 +64,7 @@ def run_task(
     header, extra = unpack(task)
     kinds: dict[str, Callable[..., bytes | Callable[[], bytes]]] = {
         "probe": _probe,
+        "states": _states,
         "tiles": _tiles,
         "strips": _strips,
         "rows": _rows,
@@ -112,6 +114,7 @@ class _Job:
         self.shared = torch.from_numpy(np.array(arrays["shared"]))
         self.rows = torch.from_numpy(np.array(arrays["ax"]))
         self.columns = self.rows if self.symmetric else torch.from_numpy(np.array(arrays["ay"]))
+        self.sent: Arrays = {}  # encodings that other workers made
         self._room = self._blocks_that_fit()
         self._blocks: OrderedDict[tuple[str, int, bool], Future[Any]] = OrderedDict()
         self._evicted: list[Any] = []  # blocks whose memory can be used again once no thread reads them
@@ -153,12 +156,22 @@ class _Job:
                     self._evicted.append(old.result()[1] if whole else old.result())
         if mine:
             try:
-                future.set_result(self._encode(self.angles(*key[:2]), gradients))
+                future.set_result(self._made(*key))
             except BaseException as error:
                 with self._lock:
                     self._blocks.pop(key, None)  # the next one tries again
                 future.set_exception(error)
         return future.result()
+
+    def _made(self, which: str, k: int, gradients: bool) -> Any:
+        sent = self.sent.get(f"{which}.{k}")
+        if sent is None:
+            return self._encode(self.angles(which, k), gradients)
+        return self.backend.adopt_block(self.circuit, torch.from_numpy(np.array(sent)), gradients)
+
+    def encoding(self, which: str, k: int) -> np.ndarray:
+        """Of a padded block, for other workers."""
+        return np.ascontiguousarray(self._encode(self.angles(which, k), True)[0].numpy())
 
     @contextmanager
     def _reading(self) -> Iterator[None]:
@@ -242,7 +255,8 @@ _jobs: OrderedDict[str, Future[_Job]] = OrderedDict()
 _jobs_lock = threading.Lock()
 
 
-def _job(digest: str, arrays: Mapping[str, Arrays]) -> _Job:
+def _job(digest: str, arrays: Mapping[str, Arrays], states: str | None = None) -> _Job:
+    """The job of this name, with the encodings of that name."""
     with _jobs_lock:
         for old in [known for known in _jobs if known not in arrays]:  # nobody will ask for them again
             del _jobs[old]
@@ -258,7 +272,10 @@ def _job(digest: str, arrays: Mapping[str, Arrays]) -> _Job:
             with _jobs_lock:
                 _jobs.pop(digest, None)
             future.set_exception(error)
-    return future.result()
+    job = future.result()
+    if states is not None:
+        job.sent = arrays[states]
+    return job
 
 
 def forget(digest: str) -> None:
@@ -282,7 +299,7 @@ def _tiles(header: Header, extra: Arrays, arrays: Mapping[str, Arrays]) -> bytes
 
     With a `store` the rest is committed there under the driver's `lease`, and only digests are given.
     """
-    job = _job(header["job"], arrays)
+    job = _job(header["job"], arrays, header.get("states"))
     values: dict[int, np.ndarray] = {}
     failed: list[tuple[int, str]] = []
     spans: list[tuple[str, int, float, float]] = []
@@ -329,43 +346,53 @@ def _writer(path: str, lease: str) -> TileWriter:
     return writer
 
 
+def _states(header: Header, extra: Arrays, arrays: Mapping[str, Arrays]) -> bytes:
+    """Encodings of blocks of samples: `blocks` holds triples (item, which, block)."""
+    job = _job(header["job"], arrays)
+    return _each(header["blocks"], "encode", lambda item, which, k: {str(item): job.encoding(which, k)})
+
+
 def _strips(header: Header, extra: Arrays, arrays: Mapping[str, Arrays]) -> bytes:
     """Cotangents of the angles of blocks of samples: `strips` holds triples (item, which, block), `extra` their rows of dK."""
-    job = _job(header["job"], arrays)
-    found: dict[str, np.ndarray] = {}
-    failed: list[tuple[int, str]] = []
-    spans: list[tuple[str, int, float, float]] = []
-    for item, which, k in header["strips"]:
-        began = time.time()
-        try:
-            angles, shared = job.strip(which, k, torch.from_numpy(np.array(extra[str(item)])))
-        except Exception as error:
-            failed.append((item, cause(error)))
-            continue
-        found[f"{item}.angles"], found[f"{item}.shared"] = angles.numpy(), shared.numpy()
-        spans.append(("backward", item, began, time.time()))
-    return pack({"failed": failed, "spans": spans}, found)
+    job = _job(header["job"], arrays, header.get("states"))
+
+    def strip(item: int, which: str, k: int) -> Arrays:
+        angles, shared = job.strip(which, k, torch.from_numpy(np.array(extra[str(item)])))
+        return {f"{item}.angles": angles.numpy(), f"{item}.shared": shared.numpy()}
+
+    return _each(header["strips"], "backward", strip)
 
 
 def _rows(header: Header, extra: Arrays, arrays: Mapping[str, Arrays]) -> bytes:
     """Samples that come with the task, against the columns of one or more `jobs`: values, or cotangents where dK comes too."""
     jobs = [_job(digest, arrays) for digest in header["jobs"]]
+
+    def row(item: int) -> Arrays:
+        found: dict[str, np.ndarray] = {}
+        for g, job in enumerate(jobs):
+            name = f"{item}.{g}"
+            angles = torch.from_numpy(np.array(extra[name]))
+            if f"{name}.dK" in extra:
+                of_angles, of_shared = job.cotangents(angles, torch.from_numpy(np.array(extra[f"{name}.dK"])))
+                found[f"{name}.angles"], found[f"{name}.shared"] = of_angles.numpy(), of_shared.numpy()
+            else:
+                found[name] = job.values(angles).numpy()
+        return found
+
+    return _each([(item,) for item in header["items"]], "rows", row)
+
+
+def _each(entries: Sequence[Sequence[Any]], span: str, compute: Callable[..., Arrays]) -> bytes:
+    """What `compute` gives for each entry, which begins with its item; what fails is listed with its cause, the rest is given."""
     found: dict[str, np.ndarray] = {}
     failed: list[tuple[int, str]] = []
     spans: list[tuple[str, int, float, float]] = []
-    for item in header["items"]:
+    for entry in entries:
         began = time.time()
         try:
-            for g, job in enumerate(jobs):
-                name = f"{item}.{g}"
-                angles = torch.from_numpy(np.array(extra[name]))
-                if f"{name}.dK" in extra:
-                    of_angles, of_shared = job.cotangents(angles, torch.from_numpy(np.array(extra[f"{name}.dK"])))
-                    found[f"{name}.angles"], found[f"{name}.shared"] = of_angles.numpy(), of_shared.numpy()
-                else:
-                    found[name] = job.values(angles).numpy()
+            found.update(compute(*entry))
         except Exception as error:
-            failed.append((item, cause(error)))
+            failed.append((entry[0], cause(error)))
             continue
-        spans.append(("rows", item, began, time.time()))
+        spans.append((span, entry[0], began, time.time()))
     return pack({"failed": failed, "spans": spans}, found)

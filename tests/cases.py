@@ -17,6 +17,7 @@ from dqk import FidelityKernel, Kernel, ProjectedKernel
 from dqk.backends import Backend
 from dqk.backends._pennylane import PennyLaneBackend
 from dqk.backends._sampler import open_sampler
+from dqk.backends.mps_device import MPSOnDevice
 from dqk.backends.sampled import SampledBackend
 from dqk.backends.statevector import StatevectorBackend
 from dqk.circuit import GATES, Circuit, Gate, constant, data, shared, unitary
@@ -195,7 +196,7 @@ _installed = {
 }
 BACKENDS: dict[str, Backend] = {
     name: backend for name, backend in _installed.items() if not isinstance(backend, SampledBackend)
-}
+} | {"mps@device": MPSOnDevice()}
 
 SAMPLED_BACKENDS: dict[str, SampledBackend] = {
     **{name: backend for name, backend in _installed.items() if isinstance(backend, SampledBackend)},

@@ -20,7 +20,7 @@ from dqk.backends import gpu
 from dqk.backends._custatevec_library import library_for
 from dqk.backends.base import Capabilities, EncodingBackend, Parallel
 from dqk.backends.batched_states import run_plan, sweep_plan
-from dqk.backends.batching import Plan, chunk_of, plan_of, stride_of
+from dqk.backends.batching import Plan, in_chunks, plan_of, stride_of
 from dqk.backends.gate_matrices import Operands, complex_of
 from dqk.backends.pauli import expectation_slopes, expectation_values
 from dqk.circuit import Circuit
@@ -281,18 +281,8 @@ class CuStateVecBackend(EncodingBackend):
         """Runs slices of samples, smaller ones after each lack of memory."""
         each = _WORK[work] * self.encoding_bytes(circuit, dtype)
         free = int(_SHARE * gpu.free_bytes(device)) if self.chunk_mib is None else self.chunk_mib * _MIB
-        size, start = chunk_of(count, each, free), 0
         with gpu.current(device):
-            while start < count:
-                stop = min(start + size, count)
-                try:
-                    run(slice(start, stop))
-                except torch.cuda.OutOfMemoryError as error:
-                    if stop - start == 1:
-                        raise self._too_large(circuit, each, 1, device) from error
-                    size = (stop - start) // 2
-                    continue
-                start = stop
+            in_chunks(count, each, free, run, lambda: self._too_large(circuit, each, 1, device))
 
     def _too_large(self, circuit: Circuit, each: int, count: int, device: torch.device) -> MemoryBoundError:
         return MemoryBoundError(

@@ -147,6 +147,10 @@ class Backend(abc.ABC):
             )
         return self._expectations_vjp(circuit, ax, tuple(observables), shared, cotangent)
 
+    def on(self, device: str) -> Backend:
+        """The backend for samples on a type of device; this one, unless it has another for them."""
+        return self
+
     def check_supported(self, circuit: Circuit) -> None:
         """Raises UnsupportedError, with the reason and an alternative, if this backend cannot run the circuit."""
         limit = self.capabilities.max_qubits
@@ -263,6 +267,18 @@ class EncodingBackend(Backend):
     def forward_tile(self, a: Any, b: Any, log: bool) -> Tensor:
         """Kernel values or their logarithms, shape (N, M). With `a is b` only the part above the diagonal is read."""
         return self.log_overlap(a, b) if log else self.overlap(a, b)
+
+    def encode_s(self, circuit: Circuit) -> float:
+        """Predicted seconds to encode one sample, by backends whose encodings may take longer to make than to send; else 0."""
+        return 0.0
+
+    def adopt_block(self, circuit: Circuit, encoded: Tensor, gradients: bool) -> Any:
+        """What `encode_block`, for gradients, or `forward_block` would give, from an encoding that another process made.
+
+        Backends that override those override it; it is asked for where `encode_s` is not 0.
+        """
+        prepared = self.prepare(encoded)
+        return (encoded, prepared) if gradients else prepared
 
     def recycle(self, block: Any) -> None:
         """Takes back what `forward_block` gave, or the second part of `encode_block`'s, for nobody reads it any more."""

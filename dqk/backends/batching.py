@@ -8,10 +8,12 @@ kind: it commutes with everything later.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 
 import numpy as np
+import torch
 
 from dqk.circuit import Circuit, Gate
 
@@ -212,3 +214,28 @@ def chunk_of(samples: int, bytes_each: int, free: int) -> int:
         free: bytes.
     """
     return max(1, min(samples, free // max(1, bytes_each)))
+
+
+def in_chunks(
+    count: int, bytes_each: int, free: int, run: Callable[[slice], None], too_large: Callable[[], Exception]
+) -> None:
+    """Runs slices of samples, smaller ones after each lack of device memory.
+
+    Args:
+        count: samples.
+        bytes_each: memory that one of them takes while it is worked on.
+        free: bytes.
+        run: works on a slice; what a slice that ran out of memory has written is overwritten.
+        too_large: the error to raise if not even one sample fits.
+    """
+    size, start = chunk_of(count, bytes_each, free), 0
+    while start < count:
+        stop = min(start + size, count)
+        try:
+            run(slice(start, stop))
+        except torch.cuda.OutOfMemoryError as error:
+            if stop - start == 1:
+                raise too_large() from error
+            size = (stop - start) // 2
+            continue
+        start = stop

@@ -114,12 +114,21 @@ class Chain:
     @cached_property
     def environments(self) -> int:
         """Complex numbers in the environments of all bonds, and in what lies between them."""
-        total, left = 0, set[int]()
+        return sum(self._between)
+
+    @cached_property
+    def largest_environment(self) -> int:
+        """Complex numbers in the largest of them."""
+        return max(self._between)
+
+    @cached_property
+    def _between(self) -> list[int]:
+        found, left = [], set[int]()
         for site in self.sites:
             everything = left | set(site.bond) | set(site.variables)
-            total += 2 ** (len(everything) + max(len(bond - self.physical) for bond in (left, set(site.bond))))
+            found.append(2 ** (len(everything) + max(len(bond - self.physical) for bond in (left, set(site.bond)))))
             left = set(site.bond)
-        return total
+        return found
 
     @cached_property
     def most_entries(self) -> int:

@@ -6,6 +6,7 @@ Environments of all pairs of a tile are held at once, so tiles of large bonds mu
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -34,10 +35,10 @@ def tensors(chain: Chain, encoded: Tensor) -> list[Tensor]:
 
 
 def amplitudes(chain: Chain, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """`<b_j|a_i>` as a number of modulus near 1 and the logarithm of a factor, both of shape (N, M)."""
+    """`<b_j|a_i>` as a number of modulus near 1 and the exponent of a power of two, both of shape (N, M)."""
     rows, columns = tensors(chain, a), [t.conj() for t in tensors(chain, b)]
-    environment = torch.ones(a.shape[-1], b.shape[-1], dtype=rows[0].dtype)
-    scale = torch.zeros(environment.shape, dtype=a.dtype)
+    environment = torch.ones(a.shape[-1], b.shape[-1], dtype=rows[0].dtype, device=a.device)
+    exponents = torch.zeros(environment.shape, dtype=torch.int32, device=a.device)
     held: list[int] = []
     hidden = lambda v: v if v in chain.physical else -1 - v  # noqa: E731  # the column's own copy
     for site, x, y in zip(chain.sites, rows, columns, strict=True):
@@ -49,11 +50,36 @@ def amplitudes(chain: Chain, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
         kept = sorted(v for v in {*keep, *others} if v in right)
         environment = _contract(environment, [_ROW, _COLUMN], keep, y, [_COLUMN], others, kept)
         held = kept
-        largest = environment.detach().abs().flatten(2).amax(dim=2) if held else environment.detach().abs()
-        largest = torch.where(largest > 0, largest, torch.ones_like(largest))
-        environment = environment / largest.reshape(*largest.shape, *[1] * len(held))
-        scale = scale + largest.log()
-    return environment, scale
+        parts = torch.view_as_real(environment.detach()).abs()
+        exponent = torch.frexp(parts.flatten(2).amax(dim=2))[1]
+        environment = environment * _powers(-exponent, a.dtype).reshape(*exponent.shape, *[1] * len(held))
+        exponents += exponent
+    return environment, exponents
+
+
+def values(amplitude: Tensor, exponents: Tensor, log: bool) -> Tensor:
+    """K or log K of what `amplitudes` gives."""
+    square = amplitude.real**2 + amplitude.imag**2
+    if log:
+        return square.log() + (2 * math.log(2)) * exponents.to(square.dtype)
+    power = _powers(exponents, square.dtype)
+    return square * power * power
+
+
+def weighted(amplitude: Tensor, exponents: Tensor, cotangent: Tensor, log: bool) -> tuple[Tensor, Tensor]:
+    """What to differentiate, and with which cotangents, to get those of K or log K. What nobody asks for contributes nothing."""
+    square = amplitude.real**2 + amplitude.imag**2
+    if log:
+        return square, torch.where(cotangent == 0, cotangent, cotangent / square.detach())
+    power = _powers(exponents, square.dtype)
+    return square, cotangent * power * power
+
+
+def _powers(exponents: Tensor, dtype: torch.dtype) -> Tensor:
+    """Powers of two, exactly; 0 for those that would be subnormal."""
+    mantissa, bias, whole = (23, 127, torch.int32) if dtype == torch.float32 else (52, 1023, torch.int64)
+    biased = (exponents.to(whole) + bias).clamp(0, 2 * bias)
+    return (biased << mantissa).view(dtype)
 
 
 def _contract(

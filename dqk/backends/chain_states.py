@@ -26,6 +26,7 @@ WIDEST = 16
 """Most variables at hand while a tensor is made."""
 _PLAIN_BYTES = 2**27  # of what torch keeps for the gradient of a tile
 _ENCODING_BYTES = 2**25  # of a block
+_PRODUCT_S = 4e-9  # of two complex numbers, while a tensor is made
 
 
 class ChainStates:
@@ -48,6 +49,11 @@ class ChainStates:
     def size(self) -> int:
         """Numbers in one sample's encoding."""
         return self.chain.size
+
+    @property
+    def encode_s(self) -> float:
+        """Predicted seconds for one sample."""
+        return _PRODUCT_S * len(self.chain.program.products)
 
     def tile_side(self, dtype: torch.dtype) -> int:
         """128 samples; fewer where encodings or, on the plain path, environments are large."""
@@ -92,9 +98,8 @@ class ChainStates:
         """K or log K of what `prepare` made, shape `count`. With `a is b` only the part above the diagonal is right."""
         code = self._code(a.dtype)
         if code is None:
-            amplitude, scale = chain_plain.amplitudes(self.chain, torch.from_numpy(a), torch.from_numpy(b))
-            square = amplitude.real**2 + amplitude.imag**2
-            return square.log() + 2 * scale if log else square * (2 * scale).exp()
+            found = chain_plain.amplitudes(self.chain, torch.from_numpy(a), torch.from_numpy(b))
+            return chain_plain.values(*found, log)
         values, exponents = code(a, b, a is b)
         values, exponents = values[: count[0], : count[1]], exponents[: count[0], : count[1]]
         if not log:
@@ -133,12 +138,8 @@ class ChainStates:
     ) -> tuple[np.ndarray, np.ndarray]:
         with torch.enable_grad():
             x, y = torch.tensor(a, requires_grad=True), torch.tensor(b, requires_grad=True)
-            amplitude, scale = chain_plain.amplitudes(self.chain, x, y)
-            square, g = amplitude.real**2 + amplitude.imag**2, torch.from_numpy(cotangent)
-            if log:
-                weights = torch.where(g == 0, g, g / square.detach())
-            else:
-                weights = g * (2 * scale).exp()
+            found = chain_plain.amplitudes(self.chain, x, y)
+            square, weights = chain_plain.weighted(*found, torch.from_numpy(cotangent), log)
             first, second = torch.autograd.grad(square, (x, y), weights)
         return first.numpy(), second.numpy()
 

@@ -100,6 +100,14 @@ class MPSBackend(EncodingBackend):
             self.name = f"mps:max_bond={self.max_bond}"  # by which workers open it
             self.capabilities = Capabilities(exact=False, differentiable=True, expectations=True)
 
+    def on(self, device: str) -> MPSBackend:
+        """For CUDA tensors the one that works where they are."""
+        if device != "cuda":
+            return self
+        from dqk.backends.mps_device import MPSOnDevice
+
+        return MPSOnDevice(self.max_bond)
+
     def check_supported(self, circuit: Circuit) -> None:
         """Refuses circuits whose exact states are too large, and names their bond."""
         if not circuit.is_product:
@@ -169,11 +177,17 @@ class MPSBackend(EncodingBackend):
 
     def forward_block(self, circuit: Circuit, angles: Tensor, shared: Tensor, parallel: Parallel = map) -> Any:
         """Encodings in panels of vectors."""
-        encoded = self.encode_block(circuit, angles, shared, parallel)[0]
-        if circuit.is_product:
-            return encoded
-        states = self._states(circuit)[1]
-        return _Panels(states, states.prepare(contiguous(encoded[:-1])), len(angles))
+        return self._panels(circuit, self.encode_block(circuit, angles, shared, parallel)[0])
+
+    def encode_s(self, circuit: Circuit) -> float:
+        """Of entangled states; those of products are made at once."""
+        return 0.0 if circuit.is_product else float(self._states(circuit)[1].encode_s)
+
+    def adopt_block(self, circuit: Circuit, encoded: Tensor, gradients: bool) -> Any:
+        """The same numbers under this process's own name of the circuit."""
+        if not circuit.is_product:
+            encoded[-1] = self._states(circuit)[0]
+        return (encoded, encoded) if gradients else self._panels(circuit, encoded)
 
     def forward_tile(self, a: Any, b: Any, log: bool) -> Tensor:
         """From panels, or from Bloch vectors."""
@@ -197,10 +211,16 @@ class MPSBackend(EncodingBackend):
         """The same, with cotangents divided by K."""
         return self._vjp(a, b, cotangent, True)
 
+    def _panels(self, circuit: Circuit, encoded: Tensor) -> Any:
+        if circuit.is_product:
+            return encoded
+        states = self._states(circuit)[1]
+        return _Panels(states, states.prepare(contiguous(encoded[:-1])), encoded.shape[-1])
+
     def _values(self, a: Tensor, b: Tensor, log: bool) -> Tensor:
         if a.dim() == 3:
             return (_PRODUCT.log_overlap if log else _PRODUCT.overlap)(a, b)
-        states = _known.of(a, b)
+        states = self._states_of(a, b)
         if states is None or not a.shape[-1] or not b.shape[-1]:
             return a.new_empty(a.shape[-1], b.shape[-1])
         prepared = [states.prepare(contiguous(x[:-1])) for x in (a, b)]
@@ -213,7 +233,7 @@ class MPSBackend(EncodingBackend):
         found = torch.zeros_like(a), torch.zeros_like(b)
         if a.shape[-1] and b.shape[-1]:
             numbers = contiguous(a[:-1]), contiguous(b[:-1])
-            parts = _known.of(a, b).vjp(*numbers, contiguous(cotangent), log)
+            parts = self._states_of(a, b).vjp(*numbers, contiguous(cotangent), log)
             for whole, part in zip(found, parts, strict=True):
                 whole[:-1] = torch.from_numpy(np.ascontiguousarray(part))
         return found
@@ -241,6 +261,9 @@ class MPSBackend(EncodingBackend):
 
     def _states(self, circuit: Circuit) -> tuple[int, Any]:
         return _known.get((circuit, self.max_bond, self.generated), lambda: self._make(circuit))
+
+    def _states_of(self, *encoded: Tensor) -> Any:
+        return _known.of(*encoded)
 
     def _make(self, circuit: Circuit) -> Any:
         if self.max_bond is not None:

@@ -6,6 +6,7 @@ one. An entry costs O(n), on hundreds of qubits: `k = prod_q (1 + r_q . r'_q) / 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import lru_cache
 
 import numpy as np
@@ -94,6 +95,12 @@ class ProductStates:
             parts = [encoded[q, "XYZ".index(letter)] for q, letter in enumerate(word) if letter != "I"]
             columns.append(torch.stack(parts).prod(dim=0) if parts else encoded[0, 0] * 0 + 1)
         return torch.stack(columns, dim=1)
+
+
+def bloch_factors(a: Tensor, b: Tensor) -> Iterator[Tensor]:
+    """The fidelity of each qubit, shape (N, M), by torch on any device."""
+    for x, y in zip(a, b, strict=True):
+        yield 0.5 * (1 + x.T @ y)
 
 
 def _pair(a: Tensor, b: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -106,14 +106,14 @@ def resolve(backend: str | Backend | Any, circuit: Circuit, device: str = "cpu")
     if backend == "auto":
         backend = "mps" if simplified.is_product else "statevector"
         backend = "custatevec" if device == "cuda" else backend
-    found = _find(backend)
+    found = _find(backend).on(device)
     found.check_supported(simplified)
     return found
 
 
 def resolve_expectations(backend: str | Backend | Any, circuit: Circuit, device: str = "cpu") -> Backend:
     """The backend that computes this circuit's expectation values; `auto` is `statevector` or `custatevec`. See `resolve`."""
-    found = _find(("custatevec" if device == "cuda" else "statevector") if backend == "auto" else backend)
+    found = _find(("custatevec" if device == "cuda" else "statevector") if backend == "auto" else backend).on(device)
     if not found.capabilities.expectations:
         raise UnsupportedError(f"backend {found.name!r} gives no expectation values; use 'statevector'")
     found.check_supported(circuit)  # whole: nothing cancels in an expectation value

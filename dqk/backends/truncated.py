@@ -18,6 +18,7 @@ from dqk.errors import UnsupportedError
 
 _SWAP = np.eye(4, dtype=complex)[[0, 2, 1, 3]]
 _SIDE = 32
+_PAIR_S = 3e-6  # of a gate on neighbours, for each unit of the largest bond
 
 
 class TruncatedStates:
@@ -40,6 +41,12 @@ class TruncatedStates:
     def size(self) -> int:
         """Numbers in one sample's encoding."""
         return 1 + sum(4 * left * right for left, right in zip(self.bonds, self.bonds[1:], strict=False))
+
+    @property
+    def encode_s(self) -> float:
+        """Predicted seconds for one sample: each gate on neighbours, and each swap, is a decomposition."""
+        distances = [abs(gate.wires[0] - gate.wires[1]) for gate in self.circuit.gates if len(gate.wires) == 2]
+        return _PAIR_S * self.max_bond * sum(2 * distance - 1 for distance in distances)
 
     def tile_side(self, dtype: torch.dtype) -> int:
         """32 samples."""

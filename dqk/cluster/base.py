@@ -88,6 +88,8 @@ class WorkerPool(abc.ABC):
     """Whether `kill` ends a worker that hangs; if not, hanging workers are waited for."""
     by_name = True
     """Whether `executor=name` gives such a pool."""
+    one_memory = False
+    """Whether its workers are threads of one process, which see what any of them has encoded."""
     opened = False
     driven = False
     _process = 0  # that opened it

@@ -24,6 +24,7 @@ class InlinePool(WorkerPool):
 
     name = "inline"
     kills = False
+    one_memory = True
 
     def __init__(self, threads: int | None = None):
         self._worker = Worker("inline", threads or cpu_threads())

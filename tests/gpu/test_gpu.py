@@ -12,10 +12,16 @@ import torch
 from dqk import QKLSTM, FidelityKernel, gram
 from dqk.backends import gpu, resolve
 from dqk.backends._custatevec import FUSED_QUBITS, CuStateVecBackend
+from dqk.backends.mps_device import MPSOnDevice
 from dqk.backends.reference import ReferenceBackend
 from dqk.circuit import Circuit, Gate, data
 from dqk.errors import MemoryBoundError, UnsupportedError
-from dqk.kernels.feature_maps import reuploading_feature_map
+from dqk.kernels.feature_maps import (
+    bsp_feature_map,
+    ising_feature_map,
+    qklstm_feature_map,
+    reuploading_feature_map,
+)
 from dqk.testing import BACKEND_LAWS
 from tests.cases import CIRCUITS
 
@@ -152,3 +158,46 @@ def test_cuda_visible_devices_is_respected():
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": last}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120)
     assert done.stdout.strip() == last, done.stderr
+
+
+@pytest.mark.parametrize("law", BACKEND_LAWS, ids=lambda law: law.name)
+@pytest.mark.parametrize("name", ["reuploading_feature_map-rotations", "bsp_feature_map-2", "diagonal-run", "gate-crx"])
+def test_laws_of_matrix_product_states_beside_a_gpu(name, law):
+    law(MPSOnDevice(), CIRCUITS[name])
+
+
+@pytest.mark.parametrize("log", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
+@pytest.mark.parametrize(
+    "feature_map",
+    [bsp_feature_map(200), ising_feature_map(60), ising_feature_map(30, reps=3), qklstm_feature_map(50)],
+    ids=["bond2", "bond4", "bond8", "product"],
+)
+def test_matrix_product_states_and_their_gradients_are_the_cpus(feature_map, dtype, log):
+    x = torch.rand(1300, feature_map.n_features, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    cotangent = torch.randn(1300, 30, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    found = []
+    for device, used in (("cpu", torch.float64), ("cuda", dtype)):
+        leaves = [x.to(dtype).to(device, used).requires_grad_(), x[:30].to(dtype).to(device, used).requires_grad_()]
+        k = gram(FidelityKernel(feature_map, backend="mps"), *leaves, log=log)
+        slopes = torch.autograd.grad(k, leaves, cotangent.to(k))
+        assert k.dtype == used and {t.device.type for t in (k, *slopes)} == {device}
+        found.append([t.detach().cpu().double() for t in (k, *slopes)])
+    double = dtype == torch.float64
+    for ours, theirs in zip(found[1], found[0], strict=True):
+        scale = theirs.abs().max().clamp(min=1.0)
+        torch.testing.assert_close(ours / scale, theirs / scale, rtol=0, atol=1e-9 if double else 1e-3)
+
+
+def test_matrix_product_states_with_little_memory_give_the_same_and_leave_none_behind():
+    circuit, few = ising_feature_map(60).circuit, MPSOnDevice(chunk_mib=64)
+    angles = arguments(circuit, 300, torch.float32)[0].cuda()
+    cotangent = torch.ones(300, 300, device="cuda")
+    none = angles.new_empty(0)
+    expected = MPSOnDevice().fidelity_vjp(circuit, angles, None, none, cotangent)[0]
+    torch.testing.assert_close(few.fidelity_vjp(circuit, angles, None, none, cotangent)[0], expected)
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_allocated()
+    for _ in range(20):
+        few.fidelity_vjp(circuit, angles, None, none, cotangent)
+    assert torch.cuda.memory_allocated() == before

@@ -10,9 +10,10 @@ from dqk import FidelityKernel, gram
 from dqk.kernels.feature_maps import reuploading_feature_map
 
 
-def gradients_on(executor, samples, backend="auto"):
+def gradients_on(executor, samples, backend="auto", layers=3):
     """Gradients of sum(W * K(X, Y)) with respect to X, Y and the parameters of the kernel."""
-    kernel = FidelityKernel(reuploading_feature_map(samples.shape[1], trainable="rotations"), backend=backend).double()
+    feature_map = reuploading_feature_map(samples.shape[1], layers, trainable="rotations")
+    kernel = FidelityKernel(feature_map, backend=backend).double()
     with torch.no_grad():
         kernel.params.copy_(torch.linspace(-1, 1, kernel.params.numel()).view_as(kernel.params))
     half = len(samples) // 2
@@ -26,5 +27,5 @@ if __name__ == "__main__":
     from mpi4py import MPI
 
     folder = Path(sys.argv[1])
-    x, y, params = gradients_on("mpi", np.load(folder / "X.npy"))
+    x, y, params = gradients_on("mpi", np.load(folder / "X.npy"), *sys.argv[2:3], *map(int, sys.argv[3:]))
     np.savez(folder / f"rank{MPI.COMM_WORLD.Get_rank()}.npz", x=x, y=y, params=params)
