@@ -67,6 +67,12 @@ class ChainStates:
         side, generated = self.tile_side(dtype), self._code(_numpy(dtype)) is not None
         return chain_effort(self.chain, self._width(side), side, generated)
 
+    def tile_bytes(self, dtype: torch.dtype) -> int:
+        """Environments of a tile's pairs, where torch holds them all at once."""
+        if self._code(_numpy(dtype)) is not None:
+            return 0
+        return 2 * dtype.itemsize * self.chain.environments * self.tile_side(dtype) ** 2
+
     def encode(self, angles: Tensor, shared: Tensor, out: np.ndarray, parallel: Parallel = map) -> None:
         """Writes the numbers of all tensors, shape (V, N)."""
         from dqk.backends.compiled.chain_encode import encode_chain

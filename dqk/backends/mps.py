@@ -137,6 +137,11 @@ class MPSBackend(EncodingBackend):
         states = self._of(circuit)
         return _PRODUCT.encoding_bytes(circuit, dtype) if states is _PRODUCT else int(states.encoding_bytes(dtype))
 
+    def tile_bytes(self, circuit: Circuit, dtype: torch.dtype) -> int:
+        """Values of a tile, and what computing it takes beside them."""
+        states, values = self._of(circuit), super().tile_bytes(circuit, dtype)
+        return values if states is _PRODUCT else values + int(states.tile_bytes(dtype))
+
     def effort(self, circuit: Circuit, dtype: torch.dtype) -> Effort:
         """By the structure of the circuit's states."""
         states = self._of(circuit)

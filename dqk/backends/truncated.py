@@ -55,6 +55,10 @@ class TruncatedStates:
         """Decompositions of all gates on two qubits."""
         return truncated_effort(self.circuit, self.bonds)
 
+    def tile_bytes(self, dtype: torch.dtype) -> int:
+        """Environments of a tile's pairs at one site, and what comes between two."""
+        return 6 * dtype.itemsize * max(self.bonds) ** 2 * _SIDE**2
+
     def encode(self, angles: Tensor, shared: Tensor, out: np.ndarray, parallel: Parallel = map) -> None:
         """Writes the numbers of all tensors and the bound, shape (V, N); a few samples at a time."""
         x, w = contiguous(angles), contiguous(shared)

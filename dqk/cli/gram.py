@@ -291,7 +291,7 @@ def _digest(kernel: Any, found: Any, symmetric: bool, measured: bool) -> str | N
     if isinstance(found, StoredGram):
         return found.digest
     dtype = torch.float32 if found.dtype == np.float32 else torch.float64
-    side = SIDE if measured else resolve(kernel.backend, kernel.circuit).tile_side(kernel.circuit, dtype)
+    side = SIDE if measured else resolve(kernel.backend, kernel.circuit, dtype=dtype).tile_side(kernel.circuit, dtype)
     grid = Grid(found.shape, side, symmetric, found.dtype)
     tiles = (found[slice(*grid.span(row, 0)), slice(*grid.span(column, 1))] for row, column in grid.tiles())
     return matrix_digest(found.shape, found.dtype, side, symmetric, map(tile_digest, tiles))
