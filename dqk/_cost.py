@@ -89,6 +89,9 @@ _DEFAULTS = {
     "mps-plain/float32": Rates(gate_s=7.0e-9, amplitude_s=3.2e-10, entry_s=4e-4, overlap_s=1.7e-10),
     "mps-truncated/float64": Rates(gate_s=7.5e-6, amplitude_s=1.35e-9, entry_s=1.4e-7, overlap_s=3.4e-10),
     "mps-truncated/float32": Rates(gate_s=7.5e-6, amplitude_s=1.35e-9, entry_s=1.4e-7, overlap_s=1.7e-10),
+    # Half of what an H100's data sheet has for memory and arithmetic: not measured.
+    "custatevec/float64": Rates(gate_s=5e-9, amplitude_s=2e-11, entry_s=3e-11, overlap_s=3e-13),
+    "custatevec/float32": Rates(gate_s=5e-9, amplitude_s=1e-11, entry_s=1.5e-11, overlap_s=2.5e-13),
     "reference/float64": Rates(gate_s=7e-7, amplitude_s=5e-9, entry_s=3e-9, overlap_s=2.2e-10),
     "reference/float32": Rates(gate_s=8e-7, amplitude_s=2.2e-9, entry_s=3e-9, overlap_s=1.1e-10),
 }

@@ -120,17 +120,17 @@ def refusal(circuit: Circuit, dtype: torch.dtype, gradients: Sequence[int] = ())
     return kind("\n".join([text, *reasons, _options(circuit, dtype, more_memory, bool(gradients))]))
 
 
-def why_not(
-    one: Candidate, circuit: Circuit, dtype: torch.dtype, gradients: Sequence[int] = (), bound: int | None = None
-) -> str:
+def why_not(one: Candidate, circuit: Circuit, dtype: torch.dtype, gradients: Sequence[int] = ()) -> str:
     """Why a candidate cannot be taken; empty if it can."""
     if one.backend is None:
         reason = one.why_not.partition(". Use ")[0]  # what else there is, is said once
         return f"{reason}{_state_size(circuit, dtype)}" if one.name == "statevector" else reason
     needed = bytes_needed(one.backend, circuit, dtype, gradients)
-    if fits(needed) if bound is None else needed <= bound:
+    if one.backend.capabilities.device == "cpu" and fits(needed):
         return ""
-    bound = memory_bound() if bound is None else bound
+    bound = one.backend.memory_bound()
+    if needed <= bound:
+        return ""
     what = f"two blocks of {one.backend.tile_side(circuit, dtype)} samples"
     if gradients and sum(gradients) > 2 * one.backend.tile_side(circuit, dtype):
         what = "the states of all samples, which a gradient keeps (differentiate K(X[a:b], Y) in parts, or raise the bound),"

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from dqk.cli.kernels import kernel_of
+from dqk.cli.kernels import BackendName, Bandwidth, Layers, MapName, Others, Samples, problem
 from dqk.cli.measuring import Measuring, measured, price, report, show, use_tokens, with_measuring
 from dqk.cli.output import print_json, stderr, stdout, table
 from dqk.cli.pools import opened, serves
@@ -47,24 +47,18 @@ def register(app: typer.Typer) -> None:
 
 
 def gram(
-    x: Annotated[Path, typer.Argument(metavar="X", help="Samples, one per row: .npy, .npz, .csv or .parquet.")],
+    x: Samples,
     out: Annotated[
         Path,
         typer.Option(
             "--out", "-o", help="K.zarr: a store that fills tile by tile and can be resumed. K.npy: an array."
         ),
     ],
-    y: Annotated[Path | None, typer.Option("--y", help="Samples of the columns (default: those of X).")] = None,
-    feature_map: Annotated[
-        str, typer.Option(help="Circuit that encodes a sample: qklstm, bsp, reuploading, zz, iqp or ising.")
-    ] = "qklstm",
-    layers: Annotated[
-        int | None, typer.Option(help="Layers of reuploading, repetitions of zz, iqp, ising.", min=1)
-    ] = None,
-    bandwidth: Annotated[float, typer.Option(help="Multiplies the samples before anything else.")] = 1.0,
-    backend: Annotated[
-        str, typer.Option(help="auto, statevector, mps, reference; simulated, pennylane:DEVICE, qpu:URL measure.")
-    ] = "auto",
+    y: Others = None,
+    feature_map: MapName = "qklstm",
+    layers: Layers = None,
+    bandwidth: Bandwidth = 1.0,
+    backend: BackendName = "auto",
     log: Annotated[bool, typer.Option("--log", help="Natural logarithms, which do not underflow.")] = False,
     executor: Annotated[str, typer.Option(help="inline, processes, ray or mpi.")] = "inline",
     workers: Annotated[int | None, typer.Option(help="Workers, or threads if inline (default: all).", min=1)] = None,
@@ -87,7 +81,7 @@ def gram(
         if executor == "mpi":  # the other ranks wait for rank 0, also if it finds that there is nothing to do
             pool = stack.enter_context(opened(executor, None))
         destination = None if measuring.dry_run else _destination(out, resume, take_over, shard, trace, timeline)
-        kernel, samples, others = _problem(x, y, feature_map, layers, bandwidth, backend, measuring.plan())
+        kernel, samples, others = problem(x, y, feature_map, layers, bandwidth, backend, measuring.plan())
         if executor == "mpi" and destination is None:
             stderr().print(_NO_STORE)
         stack.enter_context(_stoppable(out, destination is not None))
@@ -178,21 +172,6 @@ def _destination(
     if problems:
         raise InvalidInputError("\n".join(problems))
     return None if out.suffix == ".npy" else Destination(out, resume, take_over, part)
-
-
-def _problem(
-    x: Path, y: Path | None, name: str, layers: int | None, bandwidth: float, backend: str, shots: Any
-) -> tuple[Any, Any, Any]:
-    """The kernel and its samples."""
-    from dqk.data.samples import read_samples
-
-    samples = read_samples(x)
-    others = None if y is None else read_samples(y)
-    if others is not None and others.shape[1] != samples.shape[1]:
-        raise InvalidInputError(
-            f"{x} has {samples.shape[1]} columns and {y} {others.shape[1]}; expected the same features"
-        )
-    return kernel_of(samples.shape[1], name, layers, bandwidth, backend, shots), samples, others
 
 
 @contextlib.contextmanager

@@ -98,13 +98,14 @@ class Measuring:
         return QPUPool(list(self.qpu), self.least_fidelity)
 
 
-def with_measuring(command: Callable[..., None]) -> Callable[..., None]:
-    """Gives a command that takes `measuring` one option for each of its fields."""
+def with_measuring(command: Callable[..., None], without: tuple[str, ...] = ()) -> Callable[..., None]:
+    """Gives a command that takes `measuring` one option for each of its fields but some."""
     own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name != "measuring"]
     hints = get_type_hints(Measuring, include_extras=True)
     more = [
         inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default, annotation=hints[f.name])
         for f in fields(Measuring)
+        if f.name not in without
     ]
 
     @functools.wraps(command)
@@ -148,12 +149,25 @@ def price(kernel: Any, n: int, m: int | None, pool: Any, json: bool) -> None:
     """
     from dqk._executors import executor_of
     from dqk._gram import sampled_job_of
-    from dqk._measure import job_rows
-    from dqk.backends.shifts import shift_terms
 
     job = sampled_job_of(kernel.backend, kernel.circuit, kernel.shots, 0, executor_of(pool))
     if job is None or job.plan is None:
         raise InvalidInputError("--dry-run prices measurements: give --qpu URL and --shots, or a backend that measures")
+    document = prices(job, n, m)
+    print_json(document) if json else _show(document)
+
+
+def prices(job: Any, n: int, m: int | None) -> dict[str, Any]:
+    """What a matrix that a device measures takes of it.
+
+    Args:
+        job: with a plan of shots.
+        n: samples of the rows.
+        m: of the columns; None for a symmetric matrix.
+    """
+    from dqk._measure import job_rows
+    from dqk.backends.shifts import shift_terms
+
     everything = job.plan.evaluate_duplicates == "all"
     circuits = n * m if m is not None else n * (n + 1) // 2 if everything else n * (n - 1) // 2
     uniform = job.plan.allocation != "variance"
@@ -162,7 +176,7 @@ def price(kernel: Any, n: int, m: int | None, pool: Any, json: bool) -> None:
     shots = job.plan.per_entry(entries) * entries if each else job.plan.total(entries)
     limits = job.device.limits
     jobs = -(-circuits // job_rows(limits, job.plan.max_circuits_per_job))
-    document = {
+    return {
         "entries": n * (n if m is None else m),
         "circuits": circuits,
         "gates": len(job.circuit.gates) * 2,
@@ -174,7 +188,6 @@ def price(kernel: Any, n: int, m: int | None, pool: Any, json: bool) -> None:
         "currency": limits.currency,
         "gradient_circuits_per_entry": len(shift_terms(job.circuit)),
     }
-    print_json(document) if json else _show(document)
 
 
 def _show(document: dict[str, Any]) -> None:
