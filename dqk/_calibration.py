@@ -28,7 +28,8 @@ from dqk.scheduler import CostModel, Measurement
 from dqk.store.digests import class_id, numeric_class
 
 _VERSION = 2
-_ENTANGLED, _CHAINS, _PRODUCT = (4, 7, 10), (6, 12, 24), (4, 32, 128)  # qubits
+_ENTANGLED, _PRODUCT = (4, 7, 10), (4, 32, 128)  # qubits
+_CHAINS = ((24, 1), (12, 2), (8, 3))  # qubits and layers: more layers have more products for each step
 _VISIT_S, _QUICK_VISIT_S = 0.1, 0.004
 
 
@@ -118,7 +119,7 @@ def _with_backend(model: CostModel, name: str, dtype: torch.dtype, visit_s: floa
     """Each kind of the backend's code on circuits of several sizes."""
     entangled: Sequence[FeatureMap] = [reuploading_feature_map(n) for n in _ENTANGLED]
     if name == "mps":
-        entangled = [ising_feature_map(n, reps=2) for n in _CHAINS]
+        entangled = [ising_feature_map(n, reps=reps) for n, reps in _CHAINS]
     product = [qklstm_feature_map(n) for n in _PRODUCT] if name == "mps" else []
     for maps in filter(None, (entangled, product)):
         circuits = [simplify_for_fidelity(feature_map.circuit).circuit for feature_map in maps]

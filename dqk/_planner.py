@@ -25,7 +25,7 @@ from dqk.circuit import Circuit
 from dqk.errors import DQKError, MemoryBoundError, UnsupportedError
 
 _MIB = 2**20
-_CALL_S = 7e-4  # of a matrix of a few entries
+_CALL_S = 4e-4  # of a matrix of a few entries
 _TASK = 32  # samples of a block that one thread encodes
 _BOND = 32  # to which truncation is predicted if nobody asked for it
 _HALVED = ("statevector", "mps-chain")  # compute only the upper half of a diagonal tile

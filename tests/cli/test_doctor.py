@@ -115,7 +115,7 @@ def test_calibration_is_kept(run, monkeypatch, tmp_path):
     monkeypatch.setattr(_calibration, "_VISIT_S", 0.0)
     monkeypatch.setattr(_calibration, "_ENTANGLED", (2, 3))
     monkeypatch.setattr(_calibration, "_PRODUCT", (2, 5))
-    monkeypatch.setattr(_calibration, "_CHAINS", (4, 6))
+    monkeypatch.setattr(_calibration, "_CHAINS", ((4, 1), (5, 2)))
     done = run("--calibrate", "--json")
     model = json.loads(done.out)["cost_model"]
     path = _calibration.model_file()

@@ -103,7 +103,7 @@ def test_a_measured_model_is_in_force_once_it_is_saved(folder, monkeypatch):
     monkeypatch.setattr(_calibration, "_VISIT_S", 0.0)
     monkeypatch.setattr(_calibration, "_ENTANGLED", (2, 3))
     monkeypatch.setattr(_calibration, "_PRODUCT", (2, 5))
-    monkeypatch.setattr(_calibration, "_CHAINS", (4, 6))
+    monkeypatch.setattr(_calibration, "_CHAINS", ((4, 1), (5, 2)))
     assert _calibration.cost_model() == CostModel()
     threads = torch.get_num_threads()
     told = []
