@@ -21,14 +21,16 @@ from dqk._measure import Device
 from dqk._pooled import Bar, Executor, Job, OnPool, pooled_fidelity
 from dqk._run import Observer
 from dqk._sampled import rehearse_sampled, sampled_fidelity, stored_sampled
-from dqk._stored import Destination, stored_fidelity
+from dqk._stored import Destination, stored_backend, stored_fidelity
 from dqk._tiled import tiled_fidelity
 from dqk.backends import autograd
 from dqk.backends.base import Backend, EncodingBackend
+from dqk.backends.choice import choose
 from dqk.backends.resolve import resolve, resolve_expectations
 from dqk.backends.sampled import SampledBackend
 from dqk.backends.simulated import SimulatedBackend
 from dqk.circuit import Circuit, simplify_for_fidelity
+from dqk.cluster import Arrays, WorkerPool
 from dqk.errors import InvalidInputError, UnsupportedError
 from dqk.kernels.base import Kernel, install_evaluator
 from dqk.kernels.inputs import to_samples
@@ -49,7 +51,11 @@ class _InlineEngine:
         self, backend: str | Backend, circuit: Circuit, ax: Tensor, ay: Tensor | None, shared: Tensor, log: bool
     ) -> Tensor:
         """Tiled, see `dqk._tiled`."""
-        return tiled_fidelity(resolve(backend, circuit, ax.device.type), circuit, ax, ay, shared, log, self.progress)
+        inputs = [ax, shared] if ay is None else [ax, shared, ay]
+        differentiated = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)
+        kept = [len(angles) for angles in (ax, ay) if angles is not None] if differentiated else []
+        found = resolve(backend, circuit, ax.device.type, ax.dtype, kept)
+        return tiled_fidelity(found, circuit, ax, ay, shared, log, self.progress)
 
     def expectations(
         self, backend: str | Backend, circuit: Circuit, ax: Tensor, observables: Sequence[str], shared: Tensor
@@ -91,6 +97,8 @@ class _PoolEngine:
 
         What a device measures goes there in jobs, see `dqk._sampled`.
         """
+        if backend == "auto" and getattr(self.executor, "device", None) is None:
+            backend = settled(circuit, ax.dtype, self.executor, self.destination)
         measured = sampled_job_of(backend, circuit, self.shots, self.seed, self.executor)
         if measured is not None:
             return self._measured(measured, ax, ay, shared, log)
@@ -122,6 +130,19 @@ class _PoolEngine:
         raise UnsupportedError(
             "a kernel of expectation values simulates every sample once, in this process; leave out executor and store"
         )
+
+
+def settled(circuit: Circuit, dtype: torch.dtype, executor: Executor, destination: Destination | None) -> str:
+    """What `auto` stands for, once for all workers and ranks: the backend of a store that was begun, else `choose`'s."""
+    simplified = simplify_for_fidelity(circuit).circuit
+
+    def decide(pool: WorkerPool | None = None) -> Arrays:
+        name = stored_backend(destination, simplified) or choose(simplified, dtype)
+        return {"name": np.frombuffer(name.encode(), np.uint8)}
+
+    # Ranks may differ in memory, and in what they see of a store: rank 0 decides.
+    found = executor.everywhere(f"backend of {simplified.digest}", decide) if executor.compares else decide()
+    return np.asarray(found["name"]).tobytes().decode()
 
 
 def sampled_job_of(

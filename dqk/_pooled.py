@@ -156,7 +156,7 @@ class Job:
     def cost(self, ax: Tensor) -> TileCost:
         """Of a full block and a full tile."""
         side = self.side(ax.dtype)
-        return cost_model().of(self.circuit, _array(ax).dtype, self.backend.name, side)
+        return cost_model().of(self.backend.effort(self.circuit, ax.dtype), _array(ax).dtype, side)
 
 
 def pooled_fidelity(

@@ -22,10 +22,13 @@ from torch import Tensor
 from dqk._moved import moved
 from dqk._pooled import Executor, Job, TileWork, digest_of, shipped
 from dqk._run import Observer, run
+from dqk.backends.resolve import available
+from dqk.circuit import Circuit
 from dqk.cluster import Arrays, Worker, WorkerPool
+from dqk.errors import StoreError
 from dqk.scheduler import Plan, Policy
 from dqk.store import Fingerprint, GramStore, StoredGram
-from dqk.store.files import explained, temporary_folder
+from dqk.store.files import DESCRIPTION, explained, read_description, temporary_folder
 
 _HEARTBEAT_S = 30.0
 # One assignment is being written, one computes, one waits; few, large commits.
@@ -47,6 +50,21 @@ class Destination:
     resume: bool = True
     take_over: bool = False
     shard: tuple[int, int] | None = None
+
+
+def stored_backend(destination: Destination | None, circuit: Circuit) -> str | None:
+    """Name of the exact backend by which a store of this circuit was begun, so that `auto` goes on with it; None if there is none.
+
+    What is wrong with a store is said when it is opened.
+    """
+    if destination is None or not (Path(destination.path) / DESCRIPTION).exists():
+        return None
+    try:
+        begun = read_description(Path(destination.path))
+    except StoreError:
+        return None
+    exact = begun.sampling is None and begun.backend in available() and begun.circuit == circuit.to_dict()
+    return begun.backend if exact else None
 
 
 def stored_fidelity(

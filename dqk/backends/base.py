@@ -14,7 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dqk._cost import Effort
 from dqk._resources import memory_bound
+from dqk.backends.efforts import dense_effort
 from dqk.backends.shifts import Jacobian, shift_terms
 from dqk.circuit import Circuit, simplify_for_fidelity
 from dqk.errors import InvalidInputError, UnsupportedError
@@ -299,6 +301,10 @@ class EncodingBackend(Backend):
     def encoding_bytes(self, circuit: Circuit, dtype: torch.dtype) -> int:
         """Memory of one sample's encoding and of what `prepare` adds to it."""
         return 4 * 2**circuit.n_qubits * dtype.itemsize
+
+    def effort(self, circuit: Circuit, dtype: torch.dtype) -> Effort:
+        """What a sample and an entry cost, in counts of which `dqk._cost` knows the speed: here of dense states, gate by gate."""
+        return dense_effort(circuit, self.name.partition(":")[0])
 
     def memory_bound(self) -> int:
         """Bytes that encoded blocks and tiles in flight may take, where this backend keeps them."""

@@ -14,10 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dqk._cost import Effort
 from dqk.backends import chain_plain
 from dqk.backends.arrays import contiguous, zeros
 from dqk.backends.base import Parallel
 from dqk.backends.chain import Chain, chain_of
+from dqk.backends.efforts import chain_effort
 from dqk.circuit import Circuit
 from dqk.errors import UnsupportedError
 
@@ -65,6 +67,17 @@ class ChainStates:
     def encoding_bytes(self, dtype: torch.dtype) -> int:
         """Numbers of all tensors, and once more in panels."""
         return 2 * (self.chain.size + 1) * dtype.itemsize
+
+    def effort(self, dtype: torch.dtype) -> Effort:
+        """Steps and products of the chain."""
+        side, generated = self.tile_side(dtype), self._code(_numpy(dtype)) is not None
+        return chain_effort(self.chain, self._width(side), side, generated)
+
+    def tile_bytes(self, dtype: torch.dtype) -> int:
+        """Environments of a tile's pairs, where torch holds them all at once."""
+        if self._code(_numpy(dtype)) is not None:
+            return 0
+        return 2 * dtype.itemsize * self.chain.environments * self.tile_side(dtype) ** 2
 
     def encode(self, angles: Tensor, shared: Tensor, out: np.ndarray, parallel: Parallel = map) -> None:
         """Writes the numbers of all tensors, shape (V, N)."""

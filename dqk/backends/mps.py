@@ -16,11 +16,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dqk._cost import Effort
 from dqk._resources import require_memory
 from dqk.backends.arrays import contiguous, require_cpu
 from dqk.backends.base import Capabilities, EncodingBackend, Parallel
 from dqk.backends.chain import chain_of
 from dqk.backends.chain_states import WIDEST, ChainStates
+from dqk.backends.efforts import product_effort
 from dqk.backends.product import ProductStates
 from dqk.backends.truncated import TruncatedStates
 from dqk.circuit import Circuit, simplify_for_fidelity
@@ -142,6 +144,16 @@ class MPSBackend(EncodingBackend):
         """Memory of one sample's encoding, and of its copy in panels."""
         states = self._of(circuit)
         return _PRODUCT.encoding_bytes(circuit, dtype) if states is _PRODUCT else int(states.encoding_bytes(dtype))
+
+    def tile_bytes(self, circuit: Circuit, dtype: torch.dtype) -> int:
+        """Values of a tile, and what computing it takes beside them."""
+        states, values = self._of(circuit), super().tile_bytes(circuit, dtype)
+        return values if states is _PRODUCT else values + int(states.tile_bytes(dtype))
+
+    def effort(self, circuit: Circuit, dtype: torch.dtype) -> Effort:
+        """By the structure of the circuit's states."""
+        states = self._of(circuit)
+        return product_effort(circuit) if states is _PRODUCT else states.effort(dtype)
 
     def encode(self, circuit: Circuit, angles: Tensor, shared: Tensor) -> Tensor:
         """Bloch vectors (n, 3, N) of a product circuit, else numbers of tensors (V + 1, N)."""

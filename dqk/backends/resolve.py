@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from functools import lru_cache
 from importlib.metadata import entry_points
 from typing import Any
 from urllib.parse import parse_qsl
 
+import torch
+
 from dqk.backends.base import Backend
+from dqk.backends.choice import choose
 from dqk.circuit import Circuit, simplify_for_fidelity
 from dqk.errors import InvalidInputError, UnsupportedError, unknown_name
 
@@ -83,16 +87,24 @@ def _load(name: str) -> Backend:
     raise unknown_name("backend", name, [*available(), "auto", *(f"{family}:..." for family in families())])
 
 
-def resolve(backend: str | Backend | Any, circuit: Circuit, device: str = "cpu") -> Backend:
+def resolve(
+    backend: str | Backend | Any,
+    circuit: Circuit,
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float64,
+    gradients: Sequence[int] = (),
+) -> Backend:
     """The backend that computes this circuit's fidelities.
 
     Args:
         backend: a backend object; a PennyLane device; the name of an installed backend (entry-point group `dqk.backends`);
             a family and what it is to open, such as `pennylane:lightning.qubit` or `mps:max_bond=16` (group
-            `dqk.backend_families`); or `auto`, which takes `mps` where the simplified circuit is a product of one-qubit
-            circuits and `statevector` for the rest, or `custatevec` for samples on a GPU.
+            `dqk.backend_families`); or `auto`, which takes `mps` or `statevector`, see `dqk.backends.choice`, or `custatevec`
+            for samples on a GPU.
         circuit: the circuit.
         device: type of the samples' device, for `auto`.
+        dtype: of the samples, for `auto`.
+        gradients: numbers of samples whose states a gradient keeps, for `auto`.
 
     Returns:
         A backend that supports the simplified circuit.
@@ -100,12 +112,12 @@ def resolve(backend: str | Backend | Any, circuit: Circuit, device: str = "cpu")
     Raises:
         InvalidInputError: for an unknown name or another type.
         UnsupportedError: if the backend cannot run the circuit.
+        MemoryBoundError: if none that `auto` chooses from has the memory to.
         BackendUnavailableError: if the backend needs a device or a package that is not there.
     """
     simplified = simplify_for_fidelity(circuit).circuit
     if backend == "auto":
-        backend = "mps" if simplified.is_product else "statevector"
-        backend = "custatevec" if device == "cuda" else backend
+        backend = "custatevec" if device == "cuda" else choose(simplified, dtype, gradients)
     found = _find(backend).on(device)
     found.check_supported(simplified)
     return found

@@ -17,10 +17,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dqk._cost import Effort
 from dqk._resources import one_blas_thread, require_memory
 from dqk.backends.arrays import contiguous, require_cpu, zeros
 from dqk.backends.base import Capabilities, EncodingBackend, Parallel
 from dqk.backends.compiled import VECTOR_BYTES
+from dqk.backends.efforts import statevector_effort
 from dqk.circuit import Circuit
 
 _PAD, _PAD_FROM = 8, 256
@@ -113,6 +115,10 @@ class StatevectorBackend(EncodingBackend):
     def tile_bytes(self, circuit: Circuit, dtype: torch.dtype) -> int:
         """Products of one tile and the states of one vector of samples."""
         return 4 * self.tile_side(circuit, dtype) ** 2 * dtype.itemsize + 2**circuit.n_qubits * 4 * VECTOR_BYTES
+
+    def effort(self, circuit: Circuit, dtype: torch.dtype) -> Effort:
+        """Passes over vectors of samples."""
+        return statevector_effort(circuit, dtype.itemsize, self.tile_side(circuit, dtype))
 
     def encode(self, circuit: Circuit, angles: Tensor, shared: Tensor) -> Tensor:
         """States of the samples, shape (2, 2**n, N)."""

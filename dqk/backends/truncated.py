@@ -11,8 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dqk._cost import Effort
 from dqk.backends.arrays import contiguous
 from dqk.backends.base import Parallel
+from dqk.backends.efforts import truncated_effort
 from dqk.circuit import Circuit, Gate
 from dqk.errors import UnsupportedError
 
@@ -55,6 +57,14 @@ class TruncatedStates:
     def encoding_bytes(self, dtype: torch.dtype) -> int:
         """All tensors."""
         return (self.size + 1) * dtype.itemsize
+
+    def effort(self, dtype: torch.dtype) -> Effort:
+        """Decompositions of all gates on two qubits."""
+        return truncated_effort(self.circuit, self.bonds)
+
+    def tile_bytes(self, dtype: torch.dtype) -> int:
+        """Environments of a tile's pairs at one site, and what comes between two."""
+        return 6 * dtype.itemsize * max(self.bonds) ** 2 * _SIDE**2
 
     def encode(self, angles: Tensor, shared: Tensor, out: np.ndarray, parallel: Parallel = map) -> None:
         """Writes the numbers of all tensors and the bound, shape (V, N); a few samples at a time."""

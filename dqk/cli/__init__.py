@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from dqk.cli import compare, doctor, emulate, gram, inspect, launch, predict, qpu, reproduce, store, train
+from dqk.cli import compare, doctor, emulate, gram, inspect, launch, plan, predict, qpu, reproduce, store, train
 from dqk.cli.output import report
 from dqk.cli.pools import leave_mpi
 from dqk.errors import DQKError, exit_code
@@ -31,6 +31,7 @@ app.add_typer(launch.app)
 app.add_typer(qpu.app)
 predict.register(app)
 gram.register(app)
+plan.register(app)
 inspect.register(app)
 emulate.register(app)
 doctor.register(app)

@@ -15,8 +15,8 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from dqk.cli.kernels import kernel_of
-from dqk.cli.measured import measured, price, report, show
+from dqk.cli.kernels import BackendName, Bandwidth, Layers, MapName, Others, Samples, problem
+from dqk.cli.measured import measured, prices, report, show, show_prices
 from dqk.cli.measuring import Measuring, use_tokens, with_measuring
 from dqk.cli.output import print_json, stderr, stdout, table
 from dqk.cli.pools import opened, serves
@@ -42,7 +42,6 @@ _Out = Annotated[
     Path,
     typer.Option("--out", "-o", help="K.zarr: a store that fills tile by tile and can be resumed. K.npy: an array."),
 ]
-_BACKENDS = "auto, statevector, mps, reference; simulated, pennylane:DEVICE, qiskit:SAMPLER, qpu:URL measure."
 _NO_STORE = "note: a rank that is lost ends an MPI job, and without a store (-o K.zarr) its work with it"
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
@@ -53,17 +52,13 @@ def register(app: typer.Typer) -> None:
 
 
 def gram(
-    x: Annotated[Path, typer.Argument(metavar="X", help="Samples, one per row: .npy, .npz, .csv or .parquet.")],
+    x: Samples,
     out: _Out,
-    y: Annotated[Path | None, typer.Option("--y", help="Samples of the columns (default: those of X).")] = None,
-    feature_map: Annotated[
-        str, typer.Option(help="Circuit that encodes a sample: qklstm, bsp, reuploading, zz, iqp or ising.")
-    ] = "qklstm",
-    layers: Annotated[
-        int | None, typer.Option(help="Layers of reuploading, repetitions of zz, iqp, ising.", min=1)
-    ] = None,
-    bandwidth: Annotated[float, typer.Option(help="Multiplies the samples before anything else.")] = 1.0,
-    backend: Annotated[str, typer.Option(help=_BACKENDS)] = "auto",
+    y: Others = None,
+    feature_map: MapName = "qklstm",
+    layers: Layers = None,
+    bandwidth: Bandwidth = 1.0,
+    backend: BackendName = "auto",
     log: Annotated[bool, typer.Option("--log", help="Natural logarithms, which do not underflow.")] = False,
     executor: Annotated[str, typer.Option(help="inline, processes, ray or mpi.")] = "inline",
     workers: Annotated[int | None, typer.Option(help="Workers, or threads if inline (default: all).", min=1)] = None,
@@ -88,7 +83,7 @@ def gram(
         measuring.check(backend, executor, workers, log, shard)
         errors = measuring.return_std_error and out.suffix == ".npy"
         destination = _destination(out, resume, take_over, shard, trace, timeline, errors)
-        kernel, samples, others = _problem(x, y, feature_map, layers, bandwidth, backend, measuring)
+        kernel, samples, others = problem(x, y, feature_map, layers, bandwidth, backend, measuring.plan)
         measuring.check_kernel(kernel, log, shard)
         if executor == "mpi" and destination is None:
             stderr().print(_NO_STORE)
@@ -97,7 +92,8 @@ def gram(
             pool = stack.enter_context(measuring.pool(executor, workers, backend))
         seed = (measuring.seed or 0) if measuring.measures else None
         if measuring.dry_run:
-            price(kernel, samples, others, pool, destination, seed, log, json)
+            found = prices(kernel, samples, others, pool, destination, seed, log)
+            print_json(found) if json else show_prices(found)
             return
         display, spans = _observers(measured(kernel, pool))
         began = time.perf_counter()
@@ -190,22 +186,6 @@ def _destination(
     if problems:
         raise InvalidInputError("\n".join(problems))
     return None if out.suffix == ".npy" else Destination(out, resume, take_over, part)
-
-
-def _problem(
-    x: Path, y: Path | None, name: str, layers: int | None, bandwidth: float, backend: str, measuring: Measuring
-) -> tuple[Any, Any, Any]:
-    """The kernel and its samples."""
-    from dqk.data.samples import read_samples
-
-    samples = read_samples(x)
-    others = None if y is None else read_samples(y)
-    if others is not None and others.shape[1] != samples.shape[1]:
-        raise InvalidInputError(
-            f"{x} has {samples.shape[1]} columns and {y} {others.shape[1]}; expected the same features"
-        )
-    shots = measuring.plan((len(samples), len(samples if others is None else others)), others is None)
-    return kernel_of(samples.shape[1], name, layers, bandwidth, backend, shots), samples, others
 
 
 @contextlib.contextmanager
@@ -302,7 +282,7 @@ def _digest(kernel: Any, found: Any, symmetric: bool, measured: bool) -> str | N
     if isinstance(found, StoredGram):
         return found.digest
     dtype = torch.float32 if found.dtype == np.float32 else torch.float64
-    side = SIDE if measured else resolve(kernel.backend, kernel.circuit).tile_side(kernel.circuit, dtype)
+    side = SIDE if measured else resolve(kernel.backend, kernel.circuit, dtype=dtype).tile_side(kernel.circuit, dtype)
     grid = Grid(found.shape, side, symmetric, found.dtype)
     tiles = (found[slice(*grid.span(row, 0)), slice(*grid.span(column, 1))] for row, column in grid.tiles())
     return matrix_digest(found.shape, found.dtype, side, symmetric, map(tile_digest, tiles))

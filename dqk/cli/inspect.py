@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from dqk.cli.kernels import kernel_of
+from dqk.cli.kernels import Bandwidth, Layers, MapName, kernel_of
 from dqk.cli.output import print_json, stderr, stdout
 from dqk.errors import DataFileError, InvalidInputError
 
@@ -32,14 +32,10 @@ def inspect(
         Path | None, typer.Argument(metavar="[X]", help="Samples, one per row: .npy, .npz, .csv or .parquet.")
     ] = None,
     labels: Annotated[Path | None, typer.Option(help="Labels of the samples: .npy, .npz, .csv or .parquet.")] = None,
-    feature_map: Annotated[
-        str, typer.Option(help="Circuit that encodes a sample: qklstm, bsp, reuploading, zz, iqp or ising.")
-    ] = "qklstm",
+    feature_map: MapName = "qklstm",
     n_qubits: Annotated[int | None, typer.Option(help="Without samples: qubits (default: 4).", min=1)] = None,
-    layers: Annotated[
-        int | None, typer.Option(help="Layers of reuploading, repetitions of zz, iqp, ising.", min=1)
-    ] = None,
-    bandwidth: Annotated[float, typer.Option(help="Multiplies the samples before anything else.")] = 1.0,
+    layers: Layers = None,
+    bandwidth: Bandwidth = 1.0,
     figure: Annotated[Path | None, typer.Option(help="Draw matrix, entries and spectrum into a PNG file.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:

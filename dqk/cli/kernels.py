@@ -1,10 +1,47 @@
-"""Kernels that a command line names: `--feature-map`, `--layers`, `--bandwidth`."""
+"""Kernels that a command line names: samples, `--feature-map`, `--layers`, `--bandwidth`, `--backend`."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
 
 from dqk.errors import InvalidInputError, unknown_name
+
+Samples = Annotated[Path, typer.Argument(metavar="X", help="Samples, one per row: .npy, .npz, .csv or .parquet.")]
+Others = Annotated[Path | None, typer.Option("--y", help="Samples of the columns (default: those of X).")]
+MapName = Annotated[
+    str, typer.Option(help="Circuit that encodes a sample: qklstm, bsp, reuploading, zz, iqp or ising.")
+]
+Layers = Annotated[int | None, typer.Option(help="Layers of reuploading, repetitions of zz, iqp, ising.", min=1)]
+Bandwidth = Annotated[float, typer.Option(help="Multiplies the samples before anything else.")]
+BackendName = Annotated[
+    str,
+    typer.Option(
+        help="auto (see `dqk plan`), statevector, mps, mps:max_bond=N, reference; simulated, "
+        "pennylane:DEVICE, qiskit:SAMPLER, qpu:URL measure."
+    ),
+]
+
+Plan = Callable[[tuple[int, int], bool], Any]
+
+
+def problem(
+    x: Path, y: Path | None, name: str, layers: int | None, bandwidth: float, backend: str, plan: Plan
+) -> tuple[Any, Any, Any]:
+    """The kernel and its samples, see `kernel_of`; `plan` gives the shots for a K of some shape that is symmetric or not."""
+    from dqk.data.samples import read_samples
+
+    samples = read_samples(x)
+    others = None if y is None else read_samples(y)
+    if others is not None and others.shape[1] != samples.shape[1]:
+        raise InvalidInputError(
+            f"{x} has {samples.shape[1]} columns and {y} {others.shape[1]}; expected the same features"
+        )
+    shots = plan((len(samples), len(samples if others is None else others)), others is None)
+    return kernel_of(samples.shape[1], name, layers, bandwidth, backend, shots), samples, others
 
 
 def kernel_of(width: int, name: str, layers: int | None, bandwidth: float, backend: str, shots: Any) -> Any:

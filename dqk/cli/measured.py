@@ -7,7 +7,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from dqk.cli.output import counted, print_json, stdout, table
+from dqk.cli.output import counted, stdout, table
 from dqk.errors import InvalidInputError
 
 
@@ -32,10 +32,10 @@ def measured_by(kernel: Any, pool: Any) -> str | list[str]:
     return str(resolve(kernel.backend, kernel.circuit).name if kernel.backend == "auto" else kernel.backend)
 
 
-def price(
-    kernel: Any, samples: Any, others: Any, pool: Any, destination: Any, seed: int | None, log: bool, json: bool
-) -> None:
-    """Says what a matrix will take, job by job as the run would submit them, and measures nothing.
+def prices(
+    kernel: Any, samples: Any, others: Any, pool: Any, destination: Any, seed: int | None, log: bool
+) -> dict[str, Any]:
+    """What a matrix will take, job by job as the run would submit them; measures nothing.
 
     Args:
         kernel: with shots.
@@ -45,7 +45,6 @@ def price(
         destination: the store; None for an array.
         seed: of the measurements.
         log: whether logarithms are asked for.
-        json: prints one JSON document.
 
     Raises:
         DQKError: what the run would raise before it submits anything.
@@ -68,7 +67,7 @@ def price(
         )
     limits = job.device.limits
     guess = job.plan.allocation == "variance"
-    document = {
+    return {
         "entries": len(samples) * len(samples if others is None else others),
         "circuits": spent.circuits,
         "gates": len(job.circuit.gates) * 2,
@@ -83,10 +82,10 @@ def price(
         "gradient_circuits_per_entry": len(shift_terms(job.circuit)),
         "measured_by": measured_by(kernel, pool),
     }
-    print_json(document) if json else _show(document)
 
 
-def _show(document: dict[str, Any]) -> None:
+def show_prices(document: dict[str, Any]) -> None:
+    """Prints what `prices` found as a table."""
     shown = table("what", "how much")
     shown.add_row("entries of K", f"{document['entries']:,}")
     shown.add_row("circuits", f"{document['circuits']:,}, of {counted(document['gates'], 'gate')}")

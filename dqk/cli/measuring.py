@@ -209,13 +209,14 @@ def _weights(path: Path, shape: tuple[int, int], symmetric: bool) -> Any:
     return found
 
 
-def with_measuring(command: Callable[..., None]) -> Callable[..., None]:
-    """Gives a command that takes `measuring` one option for each of its fields."""
+def with_measuring(command: Callable[..., None], without: tuple[str, ...] = ()) -> Callable[..., None]:
+    """Gives a command that takes `measuring` one option for each of its fields but some."""
     own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name != "measuring"]
     hints = get_type_hints(Measuring, include_extras=True)
     more = [
         inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default, annotation=hints[f.name])
         for f in fields(Measuring)
+        if f.name not in without
     ]
 
     @functools.wraps(command)

@@ -9,11 +9,24 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from dqk.backends import Backend, EncodingBackend, autograd
-from dqk.circuit import Circuit
+from dqk.backends import Backend, EncodingBackend, autograd, resolve
+from dqk.circuit import Circuit, simplify_for_fidelity
+
+_DENSE_QUBITS = 20
 
 KernelValues = Callable[[Tensor], Tensor]
 """From data angles (b, A_d) of new samples to their kernel values (b, M) against M references, differentiable."""
+
+
+def cell_backend(backend: str | Backend, circuit: Circuit) -> Backend:
+    """The backend of a cell: `auto` is the one that has a compiled cell, or else what it is for matrices.
+
+    Args:
+        backend: what the user asked for.
+        circuit: the circuit.
+    """
+    dense = not simplify_for_fidelity(circuit).circuit.is_product and circuit.n_qubits <= _DENSE_QUBITS
+    return resolve("statevector" if backend == "auto" and dense else backend, circuit)
 
 
 def against_references(backend: Backend, circuit: Circuit, references: Tensor, shared: Tensor) -> KernelValues:

@@ -87,7 +87,7 @@ class FarmOptions:
             n_references: kernel values of one sample.
         """
         side = job.side(dtype)
-        cost = cost_model().of(job.circuit, str(dtype).removeprefix("torch."), job.backend.name, side)
+        cost = cost_model().of(job.backend.effort(job.circuit, dtype), str(dtype).removeprefix("torch."), side)
         row_s = copies * cost.encode_s / side + n_references * cost.tile_s / side**2
         name = self.executor.name if isinstance(self.executor, WorkerPool) else self.executor
         message_s = _MESSAGE_S.get(name, _OTHER_MESSAGE_S) if isinstance(name, str) else _OTHER_MESSAGE_S

@@ -9,12 +9,13 @@ from typing import Any, Literal
 
 import torch
 
-from dqk.backends import Backend, resolve
+from dqk.backends import Backend
 from dqk.backends.sampled import SampledBackend
 from dqk.circuit import simplify_for_fidelity
 from dqk.errors import InvalidInputError, unknown_name
 from dqk.kernels import FeatureMap, FidelityKernel, Kernel, LinearKernel, RBFKernel
 from dqk.kernels.feature_maps import qklstm_feature_map
+from dqk.nn.evaluation import cell_backend
 from dqk.nn.recurrent import whole_number, yes_or_no
 
 GateKernel = Literal["references", "projection", "circuit", "shared"]
@@ -216,7 +217,7 @@ class QKOptions:
                 f"{_TRAINABLE_MAP}"
             )
         try:
-            backend = resolve(self.backend, feature_map.circuit)
+            backend = cell_backend(self.backend, feature_map.circuit)
             if isinstance(backend, SampledBackend) and not backend.capabilities.exact and self.shots is None:
                 found.append(f"backend {self.backend!r} measures, and how often is missing; give shots=2000, say")
         except InvalidInputError as error:

@@ -15,12 +15,12 @@ from dqk._executors import executor_of, gpus_for
 from dqk._gram import job_of, sampled_job_of
 from dqk._pooled import Executor, OnPool
 from dqk._rehearsal import RehearsalPool
-from dqk.backends import EncodingBackend, autograd, resolve
+from dqk.backends import Backend, EncodingBackend, autograd
 from dqk.backends.sampled import SampledBackend
 from dqk.circuit import simplify_for_fidelity
 from dqk.kernels import FeatureMap, ShotPlan
 from dqk.nn.compiled import plan_of, run_compiled, why_not
-from dqk.nn.evaluation import KernelValues, against_references
+from dqk.nn.evaluation import KernelValues, against_references, cell_backend
 from dqk.nn.farm import FarmPlan, Heads, run_farmed
 from dqk.nn.farm_rule import Farming, FarmOptions
 from dqk.nn.fused import FusedPlan, run_fused
@@ -67,7 +67,7 @@ class QKCell(ReferenceCell):
         self.feature_map = options.map_for(hidden_size + input_size)
         self.kernel_scale = options.scale_for(self.feature_map)
         self.circuit = simplify_for_fidelity(self.feature_map.circuit).circuit
-        self.backend = resolve(options.backend, self.circuit)
+        self.backend = cell_backend(options.backend, self.circuit)
         self.spent = Spent()
         self.measures = options.shots is not None or isinstance(self.backend, SampledBackend)
         self._make_parameters(self.feature_map.n_features, self.feature_map.n_params, bias, device, dtype)
@@ -117,7 +117,7 @@ class QKCell(ReferenceCell):
 
     def _job(self, executor: Executor, seed: int) -> SampledJob:
         plan = None if self.options.shots is None else ShotPlan(self.options.shots)
-        job = sampled_job_of(self.options.backend, self.circuit, plan, seed, executor)
+        job = sampled_job_of(self._named, self.circuit, plan, seed, executor)
         assert job is not None
         return job
 
@@ -195,6 +195,11 @@ class QKCell(ReferenceCell):
         self.__dict__.pop("farming", None)
 
     @property
+    def _named(self) -> str | Backend:
+        """As workers are told: what `auto` was settled to, unless the executor's workers are devices of their own."""
+        return self.backend.name if self.options.backend == "auto" and not self.measures else self.options.backend
+
+    @property
     def _farms(self) -> bool:
         return not self.measures and self.farm is not None and self.farming.farms
 
@@ -202,7 +207,7 @@ class QKCell(ReferenceCell):
     def farming(self) -> Farming:
         """Who computes the kernel values, and why; for cells with workers."""
         assert self.farm is not None
-        job = job_of(self.options.backend, self.circuit)
+        job = job_of(self._named, self.circuit)
         copies = 4 if self._apart or self.options.gate_kernel == "projection" else 1
         n_references = (1 if self.options.gate_kernel == "shared" else 4) * self.options.n_references
         return self.farm.decide(job, self.alpha.dtype, copies, n_references)
@@ -213,8 +218,8 @@ class QKCell(ReferenceCell):
         assert self.farm is not None
         plan = FarmPlan(
             cell=self,
-            job=job_of(self.options.backend, self.circuit),
-            executor=executor_of(self.farm.executor, gpus_for(self.options.backend)),
+            job=job_of(self._named, self.circuit),
+            executor=executor_of(self.farm.executor, gpus_for(self._named)),
             batch_sizes=batch_sizes,
             reverse=reverse,
             rows=self.farm.rows(len(h0)),

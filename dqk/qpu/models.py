@@ -61,10 +61,12 @@ def _entry_s(device: Simulator, qubits: int) -> float:
 def _calibrated_s(qubits: int) -> float:
     """An entry on one thread of this machine, by its cost model: of a circuit with three layers that entangle."""
     from dqk._calibration import cost_model
+    from dqk.backends.efforts import statevector_effort
     from dqk.kernels.feature_maps import reuploading_feature_map
 
     side = 256
-    cost = cost_model().of(reuploading_feature_map(qubits).circuit, np.float64, "statevector", side)
+    effort = statevector_effort(reuploading_feature_map(qubits).circuit, np.dtype(np.float64).itemsize, side)
+    cost = cost_model().of(effort, np.float64, side)
     return (2 * cost.encode_s + cost.tile_s) / side**2
 
 

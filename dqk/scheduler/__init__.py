@@ -1,7 +1,7 @@
 """In which pieces and by whom: tiles of a kernel matrix, their cost, order and dispatch. Pure: no I/O, no clock."""
 
+from dqk._cost import CostModel, Measurement, Rates, TileCost
 from dqk.scheduler.allocation import Allocation, pilot_shots, uniform, variance_driven, weighted
-from dqk.scheduler.cost import CostModel, Measurement, Rates, TileCost
 from dqk.scheduler.dispatch import Dispatch
 from dqk.scheduler.events import (
     Accept,

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dqk._cost import TileCost
 from dqk.errors import InvalidInputError, MemoryBoundError
-from dqk.scheduler.cost import TileCost
 from dqk.scheduler.tiles import Tile, partition
 
 _PAD = 8

@@ -115,12 +115,14 @@ def test_calibration_is_kept(run, monkeypatch, tmp_path):
     monkeypatch.setattr(_calibration, "_VISIT_S", 0.0)
     monkeypatch.setattr(_calibration, "_ENTANGLED", (2, 3))
     monkeypatch.setattr(_calibration, "_PRODUCT", (2, 5))
+    monkeypatch.setattr(_calibration, "_CHAINS", ((4, 1), (5, 2)))
     done = run("--calibrate", "--json")
     model = json.loads(done.out)["cost_model"]
-    assert model["measured"] and model["file"] == str(tmp_path / "cost-model.json")
+    path = _calibration.model_file()
+    assert model["measured"] and model["file"] == str(path) and path.parent == tmp_path
     assert "measuring statevector, float64" in done.err
-    assert json.loads((tmp_path / "cost-model.json").read_text())["rates"] == model["rates"]
-    assert str(tmp_path / "cost-model.json") in run().out
+    assert json.loads(path.read_text())["rates"] == model["rates"]
+    assert str(path) in run().out
 
 
 def test_help_has_an_example(run):

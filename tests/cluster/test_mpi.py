@@ -8,15 +8,19 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from dqk import FidelityKernel
 from dqk._resources import cpu_threads
 from dqk.cluster._mpi import MPIPool
 from dqk.cluster._mpi_session import _check_world_size, _slots
 from dqk.errors import ClusterError
+from dqk.kernels.feature_maps import ising_feature_map
 from dqk.testing import POOL_LAWS, PoolSubject
 from tests.requirements import mpiexec, require
 
@@ -113,6 +117,18 @@ def test_all_ranks_return_what_rank_0_found_or_raise_its_error(
         assert fact["other_error"] == f"{expected}ZeroDivisionError: by nothing"
         assert fact["exit"] == "SystemExit: 3"
         assert fact["digest"] == fact["expected"]
+
+
+def test_ranks_that_differ_in_memory_take_the_backend_of_rank_0(tmp_path: Path) -> None:
+    """And a store keeps it, whatever rank 0 would choose by then."""
+    done = run(2, "choice.py", tmp_path, DQK_THREADS="1")
+    assert done.returncode == 0, done.stderr
+    first, second = told(tmp_path, 0), told(tmp_path, 1)
+    assert (first.pop("alone"), second.pop("alone")) == ("mps", "statevector") and first == second
+    x = np.random.default_rng(0).uniform(-1, 1, (140, 10))
+    matrix = FidelityKernel(ising_feature_map(10, reps=3), "mps")(x)
+    assert first["digest"] == first["stored"] == sha256(matrix.tobytes()).hexdigest()
+    assert first["name"] == first["still"] == "mps" and first["grown"] == [144, 144]
 
 
 def test_ranks_called_for_different_things_are_named(tmp_path: Path) -> None:

@@ -196,7 +196,7 @@ def test_memory_bound(monkeypatch):
 def test_little_memory_gives_the_same_bits(monkeypatch):
     """Memory bounds the tiles in flight, never their side."""
     x = np.random.default_rng(1).uniform(-1, 1, (1200, 11))
-    kernel = FidelityKernel(bsp_feature_map(11))
+    kernel = FidelityKernel(bsp_feature_map(11), backend="statevector")
     expected, general = kernel(x), kernel(x, x[:300] + 0.1)
     monkeypatch.setenv("DQK_MEMORY_MIB", "40")  # of about 80
     np.testing.assert_array_equal(kernel(x), expected)

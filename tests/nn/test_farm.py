@@ -185,7 +185,7 @@ def test_what_the_rule_compares(executor: Any, message_s: float, monkeypatch: py
     cell: Any = model.cells[0]
     job = job_of(cell.options.backend, cell.circuit)
     found = FarmOptions(executor, "auto", None).decide(job, torch.float32, 4, 7)
-    cost = CostModel().of(job.circuit, "float32", job.backend.name, side := job.side(torch.float32))
+    cost = CostModel().of(job.backend.effort(job.circuit, torch.float32), "float32", side := job.side(torch.float32))
     assert found.row_s == pytest.approx(4 * cost.encode_s / side + 7 * cost.tile_s / side**2)
     assert found.message_s == message_s
 

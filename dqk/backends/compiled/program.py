@@ -13,6 +13,7 @@ import os
 import threading
 from collections import Counter, OrderedDict
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -106,9 +107,12 @@ class _Compiler:
         self.factors: list[float] = []
         self.starts: list[tuple[int, int, int]] = []
         self.matrices: list[float] = []
-        self.frames = [np.arange(2**self.n, dtype=np.int32)]
+        self.frames = [self._identity()]
         self.frame_is_used = True  # by the product state
         self.pending: list[_Term] = []
+
+    def _identity(self) -> np.ndarray:
+        return np.arange(2**self.n, dtype=np.int32)
 
     def compile(self) -> Program:
         starting = set(range(self.n))
@@ -188,7 +192,9 @@ class _Compiler:
         else:
             differs = ((index >> bits[0]) ^ (index >> bits[1])) & 1
             source = index ^ (differs << bits[0]) ^ (differs << bits[1])
-        frame = self.frames[-1][source]
+        self._reorder(self.frames[-1][source])
+
+    def _reorder(self, frame: np.ndarray) -> None:
         if self.frame_is_used:
             self.frames.append(frame)
             self.frame_is_used = False
@@ -218,6 +224,23 @@ class _Compiler:
             for term in singles:
                 self._slot(term.operand, term.factor, term.bits[0])
             self._step(STAR, (NO_BIT,), first, len(self.slots))
+
+
+class _Counter(_Compiler):
+    """Compiles without tables of the size of a state."""
+
+    def _identity(self) -> np.ndarray:
+        return np.zeros(0, np.int32)
+
+    def _permute(self, name: str, bits: tuple[int, ...]) -> None:
+        self._reorder(self.frames[-1])
+
+
+@lru_cache(maxsize=256)
+def passes_of(circuit: Circuit) -> tuple[int, int, bool]:
+    """How many angles a program has, how many passes over the state, and whether it reorders amplitudes; makes no tables."""
+    program = _Counter(circuit).compile()
+    return len(program.slots), len(program.steps), len(program.frames) > 1
 
 
 def _terms(gate: Gate, bits: tuple[int, ...]) -> list[_Term]:
