@@ -137,6 +137,8 @@ class Measuring:
         from dqk.backends.resolve import resolve
         from dqk.backends.sampled import SampledBackend
 
+        if kernel.backend == "auto":
+            return
         backend = resolve(kernel.backend, kernel.circuit)
         if not isinstance(backend, SampledBackend):
             return
