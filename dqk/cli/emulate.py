@@ -67,10 +67,11 @@ def emulate(
         for key, value in (_pair(t, "--sweep", True) for t in sweep or ())
     }
     experiment = Experiment.read(file, changes, swept)
+    folder = out or Path("emulated") / file.stem
+    folder.mkdir(parents=True, exist_ok=True)  # before the work is done
     console = stderr()
     with console.status("") as status:
         results = play(experiment, lambda text: status.update(text))
-    folder = out or Path("emulated") / file.stem
     written = _write(experiment, results, folder)
     if json:
         print_json({"files": [str(path) for path in written], "rows": [_document(row) for row in results.rows]})
@@ -101,7 +102,6 @@ def _write(experiment: Any, results: Any, folder: Path) -> list[Path]:
     from dqk.qpu._tables import write_parquet
     from dqk.qpu.report import report
 
-    folder.mkdir(parents=True, exist_ok=True)
     page, runs, jobs = folder / "report.html", folder / "runs.parquet", folder / "jobs.parquet"
     page.write_text(report(experiment, results), encoding="utf-8")
     try:
@@ -137,4 +137,5 @@ def _show(results: Any) -> None:
     console.print(listed)
     for row in results.rows:
         for why, count in row.runs[0].not_done.items():
-            console.print(f"not done by {label(row)}: {count:,} jobs, {why}", markup=False, soft_wrap=True)
+            jobs = f"{count:,} job{'s' * (count != 1)}"
+            console.print(f"not done by {label(row)}: {jobs}, {why}", markup=False, soft_wrap=True)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from dqk.cli import main
-from dqk.errors import InvalidInputError, UnsupportedError
+from dqk.errors import InvalidInputError
 from dqk.qpu.emulate import emulate
 from dqk.qpu.experiment import Experiment, Variant
 from dqk.qpu.fleet import Fleet
@@ -120,20 +120,20 @@ def test_wrong_experiments_say_everything(tmp_path) -> None:
         experiment(
             tmp_path,
             '[[qpu]]\nname = "a"\nshot_rate_hz = -1\n[experiment]\npolicies = ["pul", "pull+varianz", "pull+split0"]\nshotz = 3\n'
-            'data = "iris"\n[sweep]\nx = 3\n',
+            'data = "iris"\nsamples = 1\n[sweep]\nx = 3\n',
         )
     text = str(caught.value)
     for part in (
         "qpu 1.shot_rate_hz is -1",
         "unknown key of [experiment] 'shotz'; did you mean 'shots'?",
         "unknown name 'iris'",
+        "experiment.samples is 1, expected a whole number of at least 2",
+        "unknown policy 'pul'; did you mean 'pull'?",
+        "did you mean 'variance'?",
+        "'split0'",
         "sweep is {'x': 3}, expected lists of values by key",
     ):
         assert part in text, text
-    with pytest.raises(InvalidInputError) as caught:
-        experiment(tmp_path, QUIET + '[experiment]\npolicies = ["pul", "pull+varianz", "pull+split0"]\n')
-    assert "unknown policy 'pul'; did you mean 'pull'?" in str(caught.value)
-    assert "did you mean 'variance'?" in str(caught.value) and "'split0'" in str(caught.value)
     with pytest.raises(InvalidInputError, match="the key 'qpu' is not there"):
         experiment(tmp_path, QUIET, {"qpu": 3})
     with pytest.raises(InvalidInputError, match="cannot be read"):
@@ -141,9 +141,40 @@ def test_wrong_experiments_say_everything(tmp_path) -> None:
     assert Variant.parse("hedged+split4+session").split == 4
 
 
-def test_circuits_that_fit_nowhere_and_an_outage_of_everything(tmp_path) -> None:
-    with pytest.raises(UnsupportedError, match="circuits of 7 qubits fit nowhere: the widest device, q-0, has 6"):
-        emulate(experiment(tmp_path, QUIET + SMALL + "qubits = 7\n"))
+def test_every_wrong_value_of_a_sweep_is_said_before_anything_is_played(tmp_path) -> None:
+    with pytest.raises(InvalidInputError) as caught:
+        sweep = {"experiment.shots": [10, -2, "x"], "experiment.shot": [1, 2], "experiment.qubits": [4, 30]}
+        experiment(tmp_path, '[[qpu]]\nname = "q"\nqubits = 6\njob_s = -1\n', sweep=sweep)
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 5 and "qpu 1.job_s is -1" in lines[1]
+    assert "experiment.shots is -2" in lines[2] and "experiment.shots is 'x'" in lines[3]
+    assert "did you mean 'shots'?" in lines[4]
+    with pytest.raises(InvalidInputError, match="sweep: circuits of 30 qubits fit nowhere"):
+        experiment(tmp_path, QUIET, sweep={"experiment.qubits": [4, 30]})
+    with pytest.raises(InvalidInputError, match="10,201 combinations"):
+        experiment(tmp_path, QUIET, sweep={"experiment.shots": [1] * 101, "qpu.job_s": [1] * 101})
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        (QUIET + SMALL + "qubits = 7\n", "circuits of 7 qubits fit nowhere: the widest device, q, has 6"),
+        (QUIET + "[[kernel]]\nqubits = 7\n", "circuits of 7 qubits fit nowhere"),
+        (QUIET + "max_shots = 99\n" + SMALL, "10 circuits with 100 shots on 4 qubits exceed every device's limits"),
+        (QUIET + '[experiment]\ndata = "random"\nsamples = 3000', "4,618,500 entries, at most 2,000,000"),
+        (QUIET + "[[kernel]]\nsamples = 1", "kernel 1.samples is 1, expected a whole number of at least 2"),
+        (QUIET + "[[kernel]]\nsamples = 100_000", "jobs of 10 circuits, at most 5,000,000 can be emulated"),
+        (QUIET + "[experiment]\nsamples = 2\ntest_samples = 1\nseed = 1", "training samples are all of one class"),
+    ],
+)
+def test_what_cannot_be_played_at_all_is_bad_usage(tmp_path, text, message, capsys) -> None:
+    (tmp_path / "experiment.toml").write_text(text)
+    with pytest.raises(SystemExit) as ended:
+        main(["emulate", str(tmp_path / "experiment.toml"), "-o", str(tmp_path / "out")])
+    assert ended.value.code == 2 and message in capsys.readouterr().err
+
+
+def test_an_outage_of_everything(tmp_path) -> None:
     down = QUIET + "outage = [{ start_s = 0, duration_s = 1e6 }]\n" + SMALL
     for run in emulate(experiment(tmp_path, down)).runs:
         assert run.figures["done"] == 0 and "error" not in run.figures and run.figures["price"] == 0

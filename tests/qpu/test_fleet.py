@@ -80,6 +80,7 @@ def test_everything_that_is_wrong_is_said_at_once() -> None:
         ("", "no [[qpu]] and no [[worker]]"),
         ("qpu = 3", "qpu is 3, expected tables: [[qpu]]"),
         ('[[qpu]]\nname="a"\n[[worker]]\nname="a"', "'a' is the name of several"),
+        ('[[qpu]]\nname="a-0"\n[[qpu]]\nname="a"\ncount=2', "'a-0' is the name of several"),
         ('[[qpu]]\nname="a"\ncount=60000\n[[qpu]]\nname="b"\ncount=60000', "120,000 devices, at most 100,000"),
         ('[[qpu]]\nname="a"\nqueue={model="trace"}', "a trace needs a file"),
         ('[[qpu]]\nname="a"\nqueue={model="trace", file="nowhere.txt"}', "nowhere.txt cannot be read"),
