@@ -260,6 +260,32 @@ def test_confidence_intervals_and_fronts() -> None:
 
 
 @pytest.mark.qpu
+@pytest.mark.timeout(120)
+def test_the_command_that_runs_an_experiment_in_real_time_beside_it(tmp_path, capsys, monkeypatch) -> None:
+    """Two matrices, of 28 and 32 entries: by hand 0.2 s a job, 3 and 4 jobs, on two processors 0.4 s each."""
+    from dqk.qpu import realtime
+    from dqk.qpu.fleet import Network
+
+    monkeypatch.setattr(realtime, "calibrated", lambda devices: Network(latency_s=0.005, overhead_s=0.005))
+    path = tmp_path / "experiment.toml"
+    path.write_text(
+        '[[qpu]]\nname = "q"\ncount = 2\nmax_circuits_per_job = 10\njob_s = 0.2\nshot_rate_hz = 1e9\n' + SMALL
+    )
+    command = ["emulate", str(path), "--real-time", "--json", "--policy", "pull", "--policy", "pull+variance"]
+    with pytest.raises(SystemExit) as ended:
+        main(command)
+    assert not ended.value.code
+    (policy, found), *others = json.loads(capsys.readouterr().out).items()
+    assert policy == "pull" and not others
+    assert 0.8 <= found["virtual_s"] < 0.9 and 0.8 <= found["real_s"] < 2.0
+    assert found["real_used"] == pytest.approx(7 * 0.2 / 2 / found["real_s"], rel=1e-3)
+    assert found["virtual_used"] == pytest.approx(7 * 0.2 / 2 / found["virtual_s"], rel=1e-3)
+    with pytest.raises(SystemExit) as ended:
+        main([*command, "--sweep", "experiment.shots=10,20"])
+    assert ended.value.code == 2 and "no [sweep]" in capsys.readouterr().err
+
+
+@pytest.mark.qpu
 @pytest.mark.slow
 @pytest.mark.timeout(280)
 @pytest.mark.parametrize("name, entries", [("homogeneous4", 2400), ("hetero6", 7200), ("outage4", 2400)])
@@ -268,6 +294,6 @@ def test_virtual_time_against_real_services(name, entries) -> None:
 
     Who gets the last job of a slow device hangs on milliseconds and is worth a second, so runs are some twenty seconds long.
     """
-    found = compare(Fleet.read(FLEETS / f"{name}.toml"), entries, 300)
+    found = compare(Fleet.read(FLEETS / f"{name}.toml"), [entries], 300)
     assert abs(found.deviation) <= 0.10, found
     assert abs(found.virtual_used - found.real_used) <= 0.05, found
