@@ -83,6 +83,7 @@ class QPU:
         """The same device for `dqk qpu serve`, where its times are really waited for."""
         return Profile(
             name=self.name,
+            coupling=self.coupling,
             limits=Limits(max_circuits_per_job=self.max_circuits_per_job, max_shots=self.max_shots),
             times=self.times,
             queue=self.queue,

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 from dqk.errors import InvalidInputError
+from dqk.qpu.coupling import COUPLINGS
 from dqk.qpu.tables import read_toml, real, section, toml_lines, whole
 
 
@@ -205,10 +206,13 @@ class Profile:
 
     Attributes:
         name: that the service shows.
+        coupling: which qubits a two-qubit gate can act on: `all`, `line`, `ring` or `grid`; for other pairs the service brings
+            the qubits together by swaps and back, with the errors of three two-qubit gates for each.
         limits, times, queue, noise, drift, failures, price, outage: see there.
     """
 
     name: str = "dqk emulator"
+    coupling: str = field(default="all", metadata={"choices": COUPLINGS})
     limits: Limits = Limits()
     times: Times = Times()
     queue: Queue = Queue()
