@@ -6,7 +6,7 @@ import itertools
 import math
 import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
@@ -198,6 +198,15 @@ class Outage:
         if self.every_s is not None:
             since %= self.every_s
         return max(0.0, self.duration_s - since)
+
+    def spans(self, end_s: float) -> Iterator[tuple[float, float]]:
+        """Begin and length of each such time before the end."""
+        start = self.start_s
+        while start < end_s:
+            yield start, min(self.duration_s, end_s - start)
+            if self.every_s is None:
+                return
+            start += self.every_s
 
 
 @dataclass(frozen=True)

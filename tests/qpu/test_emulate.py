@@ -1,6 +1,7 @@
 """Emulated experiments: shots accounted for, what policies gain, sweeps, reports, wrong experiments, and real time beside it."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -15,9 +16,12 @@ from dqk.errors import InvalidInputError
 from dqk.qpu.emulate import emulate
 from dqk.qpu.experiment import Experiment, Variant
 from dqk.qpu.fleet import Fleet
-from dqk.qpu.pictures import pareto
+from dqk.qpu.pictures import pareto, short
+from dqk.qpu.profile import Outage
 from dqk.qpu.realtime import compare
+from dqk.qpu.report import report
 from dqk.qpu.results import mean_and_margin
+from tests.requirements import browser, require
 
 FLEETS = Path(__file__).parent.parent.parent / "examples" / "fleets"
 QUIET = '[[qpu]]\nname = "q"\ncount = 3\nqubits = 6\nmax_circuits_per_job = 10\n'
@@ -245,6 +249,37 @@ def test_the_command_its_report_and_its_tables(tmp_path, capsys) -> None:
     with pytest.raises(SystemExit) as ended:
         main([*main_, "--set", "experiment.shots"])
     assert ended.value.code == 2
+
+
+def test_a_browser_shows_the_report(tmp_path) -> None:
+    """Without a network: the pictures' blue bars, the hatched outage's legend, text; nothing is wider than the window."""
+    require("browser")
+    image = pytest.importorskip("PIL.Image")
+    changes = {"experiment.policies": ["round_robin", "pull"], "experiment.repeats": 1}
+    one = Experiment.read(FLEETS / "outage4.toml", changes)
+    page, picture, program = tmp_path / "report.html", tmp_path / "page.png", browser()
+    page.write_text(report(one, emulate(one)), encoding="utf-8")
+    assert program
+    command = [program, "--headless", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}", "--hide-scrollbars"]
+    command += ["--no-sandbox"] if os.geteuid() == 0 else []
+    command += ["--host-resolver-rules=MAP * ~NOTFOUND", "--window-size=1200,2400", f"--screenshot={picture}"]
+    subprocess.run([*command, page.as_uri()], check=True, capture_output=True, timeout=60)
+    with image.open(picture) as shown:
+        pixels = np.array(shown.convert("RGB")).reshape(-1, 3)
+    shape = (2400, 1200)
+    blue = (pixels == (0x00, 0x72, 0xB2)).all(axis=1).reshape(shape)
+    # Two bars of the makespans, then two charts of four devices each.
+    assert blue.sum() > 100_000 and blue[:600].any() and blue[1200:].any()
+    assert (pixels == (0x99, 0x99, 0x99)).all(axis=1).sum() > 1000  # down
+    assert (pixels == (0x22, 0x22, 0x22)).all(axis=1).sum() > 1000  # text
+    assert (pixels.reshape(*shape, 3)[:, -10:] == 255).all()  # nothing reaches the edge
+
+
+def test_outages_in_a_picture_and_numbers_for_people() -> None:
+    assert list(Outage(2.0, 1.0).spans(10.0)) == [(2.0, 1.0)] and not list(Outage(12.0, 1.0).spans(10.0))
+    assert list(Outage(1.0, 2.0, 4.0).spans(10.0)) == [(1.0, 2.0), (5.0, 2.0), (9.0, 1.0)]
+    assert [short(x) for x in (0.0354, 12.34, 999.4, 2763.0, 61740.0)] == ["0.0354", "12.3", "999", "2,760", "61,700"]
+    assert short(1950.0, 1) == "2,000" and short(3e12) == "3e+12"
 
 
 def test_confidence_intervals_and_fronts() -> None:
