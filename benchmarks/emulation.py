@@ -67,7 +67,7 @@ def report_real_time() -> dict[str, Any]:
         ("hetero6", 7200, "hedged"),
         ("outage4", 2400, "pull"),
     ):
-        c = compare(Fleet.read(FLEETS / f"{name}.toml"), entries, 300, policy)
+        c = compare(Fleet.read(FLEETS / f"{name}.toml"), [entries], 300, policy)
         found[f"{name}, {policy}"] = vars(c)
         print(
             f"  {name:13} {policy:12} {c.real_s:6.2f} s and {c.virtual_s:6.2f} s ({100 * c.deviation:+.1f} %), "

@@ -20,6 +20,8 @@ Examples:
   dqk emulate examples/fleets/hetero6.toml --policy pull --policy hedged+variance --set experiment.shots=2000 --repeats 20
 
   dqk emulate examples/fleets/hetero6.toml --sweep qpu.fast.count=1,2,4,8 -o scaling
+
+  dqk emulate examples/fleets/homogeneous4.toml --policy pull --real-time
 """
 
 _SHORT = {
@@ -53,6 +55,10 @@ def emulate(
     seed: Annotated[int | None, typer.Option(help="Of everything that is drawn.", min=0)] = None,
     change: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE, such as experiment.shots=2000.")] = None,
     sweep: Annotated[list[str] | None, typer.Option(help="KEY=A,B,C: play every value through.")] = None,
+    real_time: Annotated[
+        bool,
+        typer.Option("--real-time", help="Run the policies on services of this machine, too, beside virtual time."),
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the table as one JSON document.")] = False,
 ) -> None:
     """Play policies through on a fleet of emulated QPUs, GPUs and CPUs: time, use, error and cost. Takes seconds."""
@@ -67,10 +73,14 @@ def emulate(
         for key, value in (_pair(t, "--sweep", True) for t in sweep or ())
     }
     experiment = Experiment.read(file, changes, swept)
+    if real_time:
+        _beside(experiment, json)
+        return
+    folder = out or Path("emulated") / file.stem
+    folder.mkdir(parents=True, exist_ok=True)  # before the work is done
     console = stderr()
     with console.status("") as status:
         results = play(experiment, lambda text: status.update(text))
-    folder = out or Path("emulated") / file.stem
     written = _write(experiment, results, folder)
     if json:
         print_json({"files": [str(path) for path in written], "rows": [_document(row) for row in results.rows]})
@@ -78,6 +88,27 @@ def emulate(
     _show(results)
     for path in written:
         stdout().print(f"written: {path}", markup=False, soft_wrap=True)
+
+
+def _beside(experiment: Any, json: bool) -> None:
+    """Both times of each policy."""
+    from dqk.qpu.realtime import beside
+
+    console = stderr()
+    with console.status("") as status:
+        found = beside(experiment, lambda text: status.update(text))
+    if json:
+        print_json({name: {**vars(one), "deviation": one.deviation} for name, one in found.items()})
+        return
+    heads = ("real s", "virtual s", "off by", "used", "used, virtual")
+    listed = table("policy", *heads, numbers=heads)
+    for name, one in found.items():
+        used = (f"{100 * share:.1f} %" for share in (one.real_used, one.virtual_used))
+        listed.add_row(name, f"{one.real_s:.2f}", f"{one.virtual_s:.2f}", f"{100 * one.deviation:+.1f} %", *used)
+    stdout().print(listed)
+    console.print(
+        "used: share of the devices' time that was charged; errors are left out, GPUs and CPUs too", markup=False
+    )
 
 
 def _pair(text: str, option: str, several: bool = False) -> tuple[str, Any]:
@@ -101,7 +132,6 @@ def _write(experiment: Any, results: Any, folder: Path) -> list[Path]:
     from dqk.qpu._tables import write_parquet
     from dqk.qpu.report import report
 
-    folder.mkdir(parents=True, exist_ok=True)
     page, runs, jobs = folder / "report.html", folder / "runs.parquet", folder / "jobs.parquet"
     page.write_text(report(experiment, results), encoding="utf-8")
     try:

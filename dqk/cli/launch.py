@@ -76,7 +76,7 @@ def slurm(
         str | None, typer.Option(help="The site's QPUs for the job, such as a,b (QRMI's SPANK plugin).")
     ] = None,
     emulated_qpus: Annotated[
-        Path | None, typer.Option(help="Fleet file whose QPUs run as services in the job; gram gets their --qpu.")
+        Path | None, typer.Option(help="Fleet file whose QPUs are tasks of the job; gram gets their --qpu.")
     ] = None,
     run: Annotated[
         Path | None, typer.Option(help="Run folder, on a shared disk (default: a new one under runs/).")

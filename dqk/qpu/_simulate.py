@@ -12,6 +12,7 @@ import torch
 from dqk.backends.statevector import StatevectorBackend
 from dqk.circuit import Circuit, Gate, constant
 from dqk.errors import BackendUnavailableError
+from dqk.qpu.coupling import routed
 from dqk.qpu.profile import Noise
 from dqk.qpu.qasm import Program
 
@@ -46,7 +47,13 @@ def warm_up(noise: Noise) -> None:
 
 
 def measure(
-    program: Program, angles: np.ndarray, shots: int, seed: int, zeros_only: bool, noise: Noise
+    program: Program,
+    angles: np.ndarray,
+    shots: int,
+    seed: int,
+    zeros_only: bool,
+    noise: Noise,
+    coupling: str = "all",
 ) -> Iterator[list[Any]]:
     """What a device would count, for some rows at a time.
 
@@ -57,13 +64,14 @@ def measure(
         seed: fixes the counts, given the rest.
         zeros_only: count 0...0 alone.
         noise: probabilities of errors.
+        coupling: of the device, see `Profile`.
 
     Yields:
         For consecutive rows how often 0...0 was found, or a dict from outcome to how often it was found.
     """
     rng = np.random.default_rng(seed)
     width = len(program.measured)
-    for p in _probabilities(program, angles, noise):
+    for p in _probabilities(program, angles, noise, coupling):
         if zeros_only:
             yield rng.binomial(shots, np.clip(p[:, 0], 0.0, 1.0)).tolist()
             continue
@@ -74,9 +82,9 @@ def measure(
             ]
 
 
-def _probabilities(program: Program, angles: np.ndarray, noise: Noise) -> Iterator[np.ndarray]:
+def _probabilities(program: Program, angles: np.ndarray, noise: Noise, coupling: str = "all") -> Iterator[np.ndarray]:
     """Of each outcome, shape (rows, 2**measured), for some rows at a time."""
-    circuit = program.circuit
+    circuit = routed(program.circuit, coupling) if noise.of_gates else program.circuit  # else swaps change nothing
     exponent = 2 * circuit.n_qubits if noise.of_gates else circuit.n_qubits
     rows = max(1, _CHUNK_BYTES // (64 * 2**exponent))
     if not program.columns:  # all rows are alike

@@ -15,9 +15,9 @@ import numpy as np
 
 from dqk._estimate import Estimate, SampledJob, estimate
 from dqk._measure import Device as Named
-from dqk._measure import cut_jobs, job_rows
+from dqk._measure import cut_jobs
 from dqk.backends.sampled import DeviceLimits
-from dqk.errors import TileError, UnsupportedError
+from dqk.errors import InvalidInputError, TileError
 from dqk.kernels.shot_plan import ShotPlan
 from dqk.qpu._virtual import Device, Outcome, VirtualRun
 from dqk.qpu.experiment import Experiment, Settings, Variant
@@ -26,8 +26,6 @@ from dqk.qpu.models import JobKind, fitting, modelled, offer
 from dqk.qpu.results import Results, Run, measures
 from dqk.qpu.workload import Part, Workload, workload
 from dqk.scheduler import Demand, Offer, Plan, Policy
-
-_ROWS = 1000  # circuits of a job where neither devices nor the experiment say less
 
 
 class _NotDone(TileError):
@@ -41,6 +39,7 @@ class _Play:
     Attributes:
         fleet: on which devices.
         settings: of the experiment.
+        rows: circuits of a full job.
         variant: the policy.
         seed: of all that is drawn.
         devices: of the fleet, one by one.
@@ -51,6 +50,7 @@ class _Play:
 
     fleet: Fleet
     settings: Settings
+    rows: int
     variant: Variant
     seed: int
     devices: list[QPU | Simulator]
@@ -58,13 +58,6 @@ class _Play:
     outcomes: list[tuple[Outcome, list[JobKind], np.ndarray]] = field(default_factory=list)
     clock: float = 0.0
     not_done: dict[str, int] = field(default_factory=dict)
-
-    @property
-    def rows(self) -> int:
-        """Circuits of a full job: what every processor takes."""
-        most = [device.max_circuits_per_job for device in self.fleet.qpu]
-        limits = DeviceLimits(max_circuits_per_job=min(most, default=_ROWS))
-        return job_rows(limits, self.settings.max_circuits_per_job)
 
     def stage(
         self,
@@ -80,7 +73,7 @@ class _Play:
         reasons = fitting(alive, kinds)
         beyond = np.array([bool(reason) for reason in reasons])[kind]
         if beyond.all() and len(alive) == len(self.devices):
-            raise UnsupportedError("; ".join(dict.fromkeys(reasons)))
+            raise InvalidInputError("; ".join(dict.fromkeys(reasons)))
         for reason, count in zip(reasons, np.bincount(kind, minlength=len(kinds)).tolist(), strict=True):
             if reason:
                 self._note(reason, count)
@@ -216,8 +209,8 @@ def emulate(experiment: Experiment, told: Callable[[str], None] = lambda text: N
         told: is told what is being done.
 
     Raises:
-        InvalidInputError: if the experiment cannot be.
-        UnsupportedError: if its circuits fit no device.
+        InvalidInputError: if the experiment cannot be, as where its circuits fit no device.
+        UnsupportedError: if its circuits are too wide for values to be worked out.
     """
     runs: list[Run] = []
     points = list(experiment.points())
@@ -232,7 +225,9 @@ def emulate(experiment: Experiment, told: Callable[[str], None] = lambda text: N
 def _repeats(experiment: Experiment, variant: Variant) -> Iterator[Run]:
     for repeat in range(experiment.settings.repeats):
         seed = int(np.random.SeedSequence([experiment.settings.seed, repeat]).generate_state(1)[0])
-        play = _Play(experiment.fleet, experiment.settings, variant, seed, list(experiment.fleet.devices()))
+        play = _Play(
+            experiment.fleet, experiment.settings, experiment.job_rows, variant, seed, list(experiment.fleet.devices())
+        )
         values = _times(play, experiment) if experiment.kernels else _values(play, workload(experiment.settings))
         figures = {**measures(play.devices, play.outcomes, play.clock), **values}
         trace = play.outcomes if repeat == 0 else []

@@ -16,15 +16,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from dqk._measure import job_rows
+from dqk.backends.sampled import DeviceLimits
 from dqk.errors import InvalidInputError, unknown_name
 from dqk.kernels.feature_maps import FEATURE_MAPS
 from dqk.qpu.fleet import Fleet
+from dqk.qpu.models import JobKind, fitting
 from dqk.qpu.tables import read_toml, real, section, whole
 from dqk.scheduler import STRATEGIES, Strategy, strategy
 
 DATA = ("breast_cancer", "wine", "digits", "random")
 ALLOCATIONS = ("uniform", "variance", "weighted")
 _MOST_POINTS = 10_000
+_MOST_ENTRIES = 2_000_000  # whose values are worked out
+_MOST_JOBS = 5_000_000
+_ROWS = 1000  # circuits of a job where neither devices nor the experiment say less
 
 
 @dataclass(frozen=True)
@@ -89,7 +95,7 @@ class Settings:
 
     name: str | None = None
     data: str = field(default="breast_cancer", metadata={"choices": DATA})
-    samples: int = whole(40, 100_000)
+    samples: int = whole(40, 100_000, least=2)
     test_samples: int = whole(40, 100_000)
     qubits: int = whole(4, 1000)
     feature_map: str = field(default="reuploading", metadata={"choices": tuple(FEATURE_MAPS)})
@@ -104,13 +110,13 @@ class Settings:
 
     def problems(self, where: str) -> list[str]:
         """What is wrong with its values together."""
-        found = []
-        for name in self.policies:
-            try:
-                Variant.parse(name)
-            except InvalidInputError as error:
-                found.append(f"{where}.policies: {error}")
-        return found
+        entries = self.samples * (self.samples - 1) // 2 + self.samples * self.test_samples
+        if entries <= _MOST_ENTRIES:
+            return []
+        return [
+            f"{where}: {self.samples:,} samples and {self.test_samples:,} test samples are {entries:,} entries, at most "
+            f"{_MOST_ENTRIES:,} can be emulated with their values; [[kernel]] emulates times alone"
+        ]
 
 
 @dataclass(frozen=True)
@@ -124,7 +130,7 @@ class TimedKernel:
     """
 
     qubits: int = whole(4, 100_000)
-    samples: int = whole(100, 1_000_000)
+    samples: int = whole(100, 1_000_000, least=2)
     shots: int | None = field(default=None, metadata={"most": 10**9, "positive": True})
 
 
@@ -199,14 +205,36 @@ class Experiment:
             settings = section(Settings, table, "experiment", problems)
         else:
             problems.append(f"experiment is {table!r}, expected a table: [experiment]")
+        problems += _wrong_policies(settings.policies)
         holder = section(_Kernels, {"kernel": document["kernel"]} if "kernel" in document else {}, "", problems)
         sweep = document.get("sweep", {})
         if not isinstance(sweep, dict) or not all(isinstance(values, list) and values for values in sweep.values()):
             problems.append(f"sweep is {sweep!r}, expected lists of values by key")
             sweep = {}
-        if problems or fleet is None:
+        made = None if fleet is None else cls(fleet, settings, holder.kernel, sweep, document, folder)
+        if made is not None and not problems:
+            problems += made._together()
+        problems += _wrong_in_sweep(document, folder, sweep, problems)
+        if problems or made is None:
             raise InvalidInputError(f"{what}:\n" + "\n".join(problems))
-        return cls(fleet, settings, holder.kernel, sweep, document, folder)
+        return made
+
+    def _together(self) -> list[str]:
+        """What of the circuits fits no device, and what is too much."""
+        rows, widths = self.job_rows, [k.qubits for k in self.kernels] or [self.settings.qubits]
+        reasons = fitting(self.fleet.kinds, [JobKind(width, 1, 1) for width in widths])
+        # What fits nowhere beside what fits somewhere is told by the report.
+        found = list(dict.fromkeys(reasons)) if all(reasons) else []
+        jobs = sum(k.samples * (k.samples - 1) // 2 // rows + 1 for k in self.kernels)
+        if jobs > _MOST_JOBS:
+            found.append(f"{jobs:,} jobs of {rows:,} circuits, at most {_MOST_JOBS:,} can be emulated")
+        return found
+
+    @property
+    def job_rows(self) -> int:
+        """Circuits of a full job: what every processor takes."""
+        most = [device.max_circuits_per_job for device in self.fleet.qpu]
+        return job_rows(DeviceLimits(max_circuits_per_job=min(most, default=_ROWS)), self.settings.max_circuits_per_job)
 
     @property
     def name(self) -> str:
@@ -225,9 +253,6 @@ class Experiment:
             InvalidInputError: if a key is not there, or a value does not fit.
         """
         keys, lists = list(self.sweep), list(self.sweep.values())
-        count = math.prod(map(len, lists))
-        if count > _MOST_POINTS:
-            raise InvalidInputError(f"the sweep has {count:,} combinations, expected at most {_MOST_POINTS:,}")
         for chosen in itertools.product(*lists):
             point = dict(zip(keys, chosen, strict=True))
             document = _changed({k: v for k, v in self.document.items() if k != "sweep"}, point)
@@ -237,6 +262,36 @@ class Experiment:
 @dataclass(frozen=True)
 class _Kernels:
     kernel: tuple[TimedKernel, ...] = field(default=(), metadata={"tables": TimedKernel})
+
+
+def _wrong_policies(names: tuple[str, ...]) -> list[str]:
+    found = []
+    for name in names:
+        try:
+            Variant.parse(name)
+        except InvalidInputError as error:
+            found.append(f"experiment.policies: {error}")
+    return found
+
+
+def _wrong_in_sweep(
+    document: Mapping[str, Any], folder: Path, sweep: Mapping[str, list[Any]], known: list[str]
+) -> list[str]:
+    """What is wrong with swept keys and values, one at a time, and is not wrong without them."""
+    count = math.prod(map(len, sweep.values()))
+    if count > _MOST_POINTS:
+        return [f"the sweep has {count:,} combinations, expected at most {_MOST_POINTS:,}"]
+    found: dict[str, None] = {}
+    without = {name: value for name, value in document.items() if name != "sweep"}
+    for key, values in sweep.items():
+        for value in values:
+            try:
+                Experiment.from_dict(_changed(without, {key: value}), folder, "")
+            except InvalidInputError as error:
+                found |= dict.fromkeys(
+                    line for line in str(error).splitlines() if line.strip(":") and line not in known
+                )
+    return [f"sweep: {line}" for line in found]
 
 
 def _changed(document: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ devices from `devices.toml`, which names their sources; what the file says itsel
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -82,6 +83,7 @@ class QPU:
         """The same device for `dqk qpu serve`, where its times are really waited for."""
         return Profile(
             name=self.name,
+            coupling=self.coupling,
             limits=Limits(max_circuits_per_job=self.max_circuits_per_job, max_shots=self.max_shots),
             times=self.times,
             queue=self.queue,
@@ -194,16 +196,16 @@ class Fleet:
 
     def _together(self) -> list[str]:
         kinds = self.kinds
-        names = [kind.name for kind in kinds]
-        found = [
-            f"{name!r} is the name of several, expected different names"
-            for name in sorted(set(names))
-            if names.count(name) > 1
-        ]
+        count = sum(kind.count for kind in kinds)
+        found = []
         if not kinds:
             found.append("there is no [[qpu]] and no [[worker]], expected at least one")
-        if sum(kind.count for kind in kinds) > MOST_DEVICES:
-            found.append(f"{sum(kind.count for kind in kinds):,} devices, at most {MOST_DEVICES:,} can be emulated")
+        if count > MOST_DEVICES:
+            found.append(f"{count:,} devices, at most {MOST_DEVICES:,} can be emulated")
+        else:  # "a-0" may be one of two "a", too
+            times = Counter(kind.name for kind in kinds) | Counter(name for kind in kinds for name in _names(kind))
+            several = sorted(name for name, number in times.items() if number > 1)
+            found += [f"{name!r} is the name of several, expected different names" for name in several]
         currencies = {k.price.currency for k in kinds if any((k.price.per_job, k.price.per_s, k.price.per_shot))}
         if len(currencies) > 1:
             found.append(f"prices in {' and '.join(sorted(currencies))}, expected one currency")
@@ -222,12 +224,16 @@ class Fleet:
     def devices(self) -> Iterator[QPU | Simulator]:
         """Each device under a name of its own, and with a seed of its own where something is drawn."""
         for kind in self.kinds:
-            for place in range(kind.count):
-                one = replace(kind, count=1, name=f"{kind.name}-{place}" if kind.count > 1 else kind.name)
+            for place, name in enumerate(_names(kind)):
+                one = replace(kind, count=1, name=name)
                 if isinstance(one, QPU) and place:
                     queue = replace(one.queue, seed=one.queue.seed + place)
                     one = replace(one, queue=queue, failures=replace(one.failures, seed=one.failures.seed + place))
                 yield one
+
+
+def _names(kind: QPU | Simulator) -> list[str]:
+    return [kind.name] if kind.count == 1 else [f"{kind.name}-{place}" for place in range(kind.count)]
 
 
 @lru_cache(maxsize=1)

@@ -134,7 +134,13 @@ class Machine(threading.Thread):
         program = parse(job.qasm)
         found: list[Any] = []
         for chunk in measure(
-            program, program.angles(job.parameters), job.shots, job.seed, job.outcome == "zeros", self.noise
+            program,
+            program.angles(job.parameters),
+            job.shots,
+            job.seed,
+            job.outcome == "zeros",
+            self.noise,
+            self._profile.coupling,
         ):
             found += chunk
             if self._wake.is_set():

@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from dqk.qpu.profile import Outage
 from dqk.qpu.results import Results, Row, Run
 
 # Okabe and Ito's palette: told apart by anyone, with markers and line styles for grey.
 _COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F", "#000000"]
 _MARKERS = ["o", "s", "^", "D", "v", "P", "X", "*"]
-_OURS, _OTHERS, _WASTE = "#0072B2", "#E69F00", "#D55E00"
+_OURS, _OTHERS, _WASTE, _DOWN = "#0072B2", "#E69F00", "#D55E00", "#999999"
 _MOST_LANES = 40
 _MOST_BARS = 4000
 _MOST_EDGES = 120
@@ -33,6 +34,18 @@ def _png(figure: Any) -> bytes:
     return picture.getvalue()
 
 
+def _style(number: int) -> dict[str, Any]:
+    """Colour and marker of a policy; no two of 64 have both in common."""
+    return {"color": _COLOURS[number % 8], "marker": _MARKERS[(number + number // 8) % 8]}
+
+
+def short(value: float, digits: int = 3) -> str:
+    """A number for people: so many digits that matter, thousands in groups, no powers of ten where it can be helped."""
+    if not 1000 <= abs(value) < 1e9:
+        return f"{value:.{digits}g}"
+    return f"{float(f'{value:.{digits}g}'):,.0f}"
+
+
 def draw_makespans(rows: Sequence[Row]) -> bytes:
     """Bars: how long each policy takes, with its confidence interval, and the devices' time in shares."""
     from matplotlib.ticker import PercentFormatter
@@ -43,7 +56,9 @@ def draw_makespans(rows: Sequence[Row]) -> bytes:
     means = [row.mean["makespan_s"] for row in rows]
     left.barh(places, means, xerr=[row.margin["makespan_s"] for row in rows], color=_OURS, capsize=3)
     for place, row in enumerate(rows):
-        text = f"{row.mean['makespan_s']:.3g} s" + ("" if row.mean["done"] >= 1 else f", {row.mean['done']:.0%} done")
+        text = f"{short(row.mean['makespan_s'])} s" + (
+            "" if row.mean["done"] >= 1 else f", {row.mean['done']:.0%} done"
+        )
         left.annotate(
             text,
             (means[place] + row.margin["makespan_s"], place),
@@ -59,7 +74,7 @@ def draw_makespans(rows: Sequence[Row]) -> bytes:
     for name, label, colour in (
         ("utilisation", "our jobs", _OURS),
         ("queue_share", "others' jobs", _OTHERS),
-        ("down_share", "down", _WASTE),
+        ("down_share", "down", _DOWN),
         ("idle_share", "idle", "#DDDDDD"),
     ):
         share = np.array([row.mean[name] for row in rows])
@@ -71,8 +86,8 @@ def draw_makespans(rows: Sequence[Row]) -> bytes:
     return _png(figure)
 
 
-def draw_gantt(run: Run) -> bytes:
-    """What each device did when; of many devices the first ones."""
+def draw_gantt(run: Run, outages: Sequence[Sequence[Outage]] = ()) -> bytes:
+    """What each device did when, of many devices the first ones, and when they were down (of each device)."""
     from matplotlib.patches import Patch
 
     lanes = min(len(run.devices), _MOST_LANES)
@@ -94,17 +109,23 @@ def draw_gantt(run: Run) -> bytes:
     for (device, colour), spans in bars.items():
         line = 0.4 if len(spans) < _MOST_EDGES else 0.0  # many short jobs would be all edge
         axes.broken_barh(spans, (device - 0.38, 0.76), facecolors=colour, edgecolor="white", linewidth=line)
+    end, down = run.figures["makespan_s"], False
+    for device, own in enumerate(outages[:lanes]):
+        spans = [span for outage in own for span in outage.spans(end)][:_MOST_BARS]
+        if spans:
+            down = True
+            axes.broken_barh(spans, (device - 0.48, 0.96), facecolors="none", edgecolor=_DOWN, hatch="////", zorder=0)
     for outcome, _, _ in run.stages[1:]:
         axes.axvline(outcome.start, color="black", linewidth=0.8, linestyle=":")
-    axes.set(
-        xlabel="virtual seconds", yticks=range(lanes), ylim=(lanes - 0.5, -0.5), xlim=(0, run.figures["makespan_s"])
-    )
+    axes.set(xlabel="virtual seconds", yticks=range(lanes), ylim=(lanes - 0.5, -0.5), xlim=(0, end))
     axes.set_yticklabels(run.devices[:lanes])
     more = f", the first {lanes} of {len(run.devices)} devices" if lanes < len(run.devices) else ""
     axes.set_title(f"{run.policy}{more}", loc="left", fontsize=10)
     handles = [Patch(color=_OURS, label="our jobs"), Patch(color=_OTHERS, label="others' jobs before ours")]
     handles += [Patch(color=_WASTE, label="failed, late or not used")]
-    axes.legend(handles=handles, ncols=3, loc="lower right", bbox_to_anchor=(1, 1), frameon=False, fontsize=8)
+    if down:
+        handles.append(Patch(facecolor="none", edgecolor=_DOWN, hatch="////", label="down"))
+    axes.legend(handles=handles, ncols=4, loc="lower right", bbox_to_anchor=(1, 1), frameon=False, fontsize=8)
     return _png(figure)
 
 
@@ -115,7 +136,7 @@ def draw_scaling(results: Results, key: str) -> bytes:
     for number, (policy, rows) in enumerate(_by_policy(results).items()):
         x = np.array([len(row.runs[0].devices) for row in rows], float)
         y = np.array([row.mean["makespan_s"] for row in rows])
-        style = {"color": _COLOURS[number % 8], "marker": _MARKERS[number % 8], "label": policy, "markersize": 5}
+        style = {**_style(number), "label": policy, "markersize": 5}
         left.errorbar(x, y, yerr=[row.margin["makespan_s"] for row in rows], capsize=3, **style)
         right.plot(x, y[0] * x[0] / (y * x), **style)
         if not number:
@@ -140,7 +161,7 @@ def draw_sweep(results: Results, key: str, figures: Sequence[str]) -> bytes:
             values = [row.point[key] for row in rows]
             numeric = all(isinstance(value, int | float) for value in values)
             x = values if numeric else range(len(values))
-            style = {"color": _COLOURS[number % 8], "marker": _MARKERS[number % 8], "markersize": 4, "capsize": 3}
+            style = {**_style(number), "markersize": 4, "capsize": 3}
             axes.errorbar(
                 x, [row.mean[name] for row in rows], yerr=[row.margin[name] for row in rows], label=policy, **style
             )
@@ -172,18 +193,13 @@ def draw_pareto(results: Results, cost: str) -> bytes:
     names = list(dict.fromkeys(row.policy for row in rows))
     for number, name in enumerate(names):
         own = [k for k, row in enumerate(rows) if row.policy == name]
-        style = {
-            "color": _COLOURS[number % 8],
-            "fmt": _MARKERS[(number + number // 8) % 8],
-            "label": name,
-            "capsize": 2,
-        }
+        style = {**_style(number), "linestyle": "none", "label": name, "capsize": 2}
         bars = [[rows[k].margin[figure_] for k in own] for figure_ in (cost, "error")]
         axes.errorbar(x[own], y[own], xerr=bars[0], yerr=bars[1], markersize=6, **style)
     front = pareto(x, y)
     axes.step(x[front], y[front], where="post", color="black", linewidth=1, linestyle="--", label="front", zorder=0)
     unit = results.currency if cost == "price" else "virtual seconds"
-    axes.set(xlabel=f"{cost} ({unit})", ylabel="relative error of the kernel matrix")
+    axes.set(xlabel=f"{cost.removesuffix('_s')} ({unit})", ylabel="relative error of the kernel matrix")
     if x.min() > 0 and x.max() > 10 * x.min():
         axes.set_xscale("log")
     axes.grid(alpha=0.3)

@@ -6,11 +6,12 @@ import itertools
 import math
 import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 from dqk.errors import InvalidInputError
+from dqk.qpu.coupling import COUPLINGS
 from dqk.qpu.tables import read_toml, real, section, toml_lines, whole
 
 
@@ -198,6 +199,15 @@ class Outage:
             since %= self.every_s
         return max(0.0, self.duration_s - since)
 
+    def spans(self, end_s: float) -> Iterator[tuple[float, float]]:
+        """Begin and length of each such time before the end."""
+        start = self.start_s
+        while start < end_s:
+            yield start, min(self.duration_s, end_s - start)
+            if self.every_s is None:
+                return
+            start += self.every_s
+
 
 @dataclass(frozen=True)
 class Profile:
@@ -205,10 +215,13 @@ class Profile:
 
     Attributes:
         name: that the service shows.
+        coupling: which qubits a two-qubit gate can act on: `all`, `line`, `ring` or `grid`; for other pairs the service brings
+            the qubits together by swaps and back, with the errors of three two-qubit gates for each.
         limits, times, queue, noise, drift, failures, price, outage: see there.
     """
 
     name: str = "dqk emulator"
+    coupling: str = field(default="all", metadata={"choices": COUPLINGS})
     limits: Limits = Limits()
     times: Times = Times()
     queue: Queue = Queue()

@@ -1,7 +1,7 @@
 """A fleet as services of this machine: the same jobs in real time and in virtual time, side by side.
 
-Choose `compare` to see how far a fleet's emulation can be trusted, `calibrated` to measure what this machine's network and services
-take beside the devices' own time. GPUs and CPUs of a fleet are no services; they are left out.
+Choose `beside` (`dqk emulate --real-time`) to see how far a fleet's emulation can be trusted, `calibrated` to measure what this
+machine's network and services take beside the devices' own time. GPUs and CPUs of a fleet are no services; they are left out.
 """
 
 from __future__ import annotations
@@ -11,25 +11,27 @@ import math
 import re
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from dqk._measure import Measurement, cut_jobs
+from dqk._measure import Measurement, cut_jobs, job_rows
 from dqk._pooled import OnPool
+from dqk.backends.sampled import DeviceLimits
 from dqk.circuit import simplify_for_fidelity
-from dqk.errors import ClusterError
+from dqk.errors import ClusterError, InvalidInputError
 from dqk.kernels.feature_maps import reuploading_feature_map
 from dqk.qpu._virtual import VirtualRun
 from dqk.qpu.client import QPUClient
+from dqk.qpu.experiment import Experiment
 from dqk.qpu.fleet import QPU, Fleet, Network
 from dqk.qpu.models import JobKind, modelled, offer, seconds_of
 from dqk.qpu.pool import QPUPool
 from dqk.qpu.profile import Noise
 from dqk.qpu.running import up
-from dqk.scheduler import Demand, Plan, Policy, Strategy, strategy
+from dqk.scheduler import Demand, Offer, Placement, Plan, Policy, Strategy, strategy
 
 _ROUNDS = 4
 _WIDEST = 20  # that a service emulates
@@ -86,35 +88,74 @@ def calibrated(devices: int = 1, jobs: int = 15, job_s: float = 0.05) -> Network
     probe = QPU("probe", devices, qubits=2, job_s=job_s, shot_rate_hz=1e9, max_circuits_per_job=20)
     fleet = Fleet(qpu=(probe,))
     with raised(fleet) as urls:
-        alone = [_real(fleet, urls, 20, 1, strategy("pull"))[0] for _ in range(5)]
-        short, long = (
-            min(_real(fleet, urls, 20 * count * devices, 1, strategy("pull"))[0] for _ in range(_ROUNDS))
-            for count in (jobs, 3 * jobs)
+        one, some, more = (
+            _Jobs.of(fleet, [20 * count], 1, strategy("pull")) for count in (1, jobs * devices, 3 * jobs * devices)
         )
+        alone = [_real(fleet, urls, one)[0] for _ in range(5)]
+        short, long = (min(_real(fleet, urls, work)[0] for _ in range(_ROUNDS)) for work in (some, more))
     between = max(0.0, (long - short) / (2 * jobs) - job_s)
     return Network(latency_s=max(0.0, (min(alone) - job_s - between) / 2), overhead_s=between)
 
 
-def compare(fleet: Fleet, entries: int, shots: int, policy: str = "pull", network: Network | None = None) -> Comparison:
+def compare(
+    fleet: Fleet,
+    entries: Sequence[int],
+    shots: int,
+    policy: str = "pull",
+    network: Network | None = None,
+    rows: int | None = None,
+    deadline_s: float | None = None,
+) -> Comparison:
     """The same jobs of a small circuit on a fleet's services and in virtual time.
 
     Errors are left out, so that what the services simulate takes no longer than what they wait for; they matter for no time.
 
     Args:
         fleet: whose processors are used.
-        entries: to be measured.
-        shots: of each.
+        entries: of each matrix; one begins when the one before it is done.
+        shots: of each entry.
         policy: of both runs.
         network: of the emulation; None to measure it first, see `calibrated`.
+        rows: circuits of a job, if fewer than the processors take.
+        deadline_s: for the policy `deadline`.
     """
     network = calibrated(sum(kind.count for kind in fleet.qpu)) if network is None else network
     quiet_ones = tuple(replace(q, noise=Noise(), qubits=min(q.qubits, _WIDEST)) for q in fleet.qpu)
     quiet = replace(fleet, qpu=quiet_ones, worker=(), network=network)
+    work = _Jobs.of(quiet, entries, shots, strategy(policy), rows, deadline_s)
     with raised(quiet) as urls:
         ages = [_metric(url, "dqk_qpu_calibrated_seconds_ago") for url in urls]
-        real_s, real_used = _real(quiet, urls, entries, shots, strategy(policy))
-    virtual_s, virtual_used = _virtual(quiet, ages, entries, shots, strategy(policy))
+        real_s, real_used = _real(quiet, urls, work)
+    virtual_s, virtual_used = _virtual(quiet, ages, work)
     return Comparison(real_s, virtual_s, real_used, virtual_used)
+
+
+def beside(experiment: Experiment, told: Callable[[str], None] = lambda text: None) -> dict[str, Comparison]:
+    """The policies of an experiment in real time and in virtual time; those with a plus sign run in virtual time alone.
+
+    Args:
+        experiment: with kernel values, on QPUs.
+        told: is told what is being done.
+
+    Raises:
+        InvalidInputError: if there is nothing of it that services could run.
+        ClusterError: if a service does not start.
+    """
+    settings, fleet = experiment.settings, experiment.fleet
+    policies = [variant.name for variant in experiment.variants if variant.name == variant.strategy.name]
+    if not policies or not fleet.qpu or experiment.sweep or experiment.kernels:
+        raise InvalidInputError(
+            "real time is for the QPUs of a fleet, policies without a plus sign, no [sweep] and no [[kernel]]; leave the rest out"
+        )
+    told("measuring this machine's network")
+    network = calibrated(sum(kind.count for kind in fleet.qpu))
+    entries = [settings.samples * (settings.samples - 1) // 2, settings.samples * settings.test_samples]
+    found = {}
+    for policy in policies:
+        told(f"{policy} in real time")
+        rows, deadline_s = settings.max_circuits_per_job, settings.deadline_s
+        found[policy] = compare(fleet, entries, settings.shots, policy, network, rows, deadline_s)
+    return found
 
 
 def _metric(url: str, name: str) -> float:
@@ -126,59 +167,95 @@ def _metric(url: str, name: str) -> float:
     return float(found[1])
 
 
-def _kinds(fleet: Fleet, entries: int, shots: int) -> tuple[list[JobKind], np.ndarray]:
-    rows = min(device.max_circuits_per_job for device in fleet.qpu)
-    sizes = [len(part) for part in cut_jobs(np.full(entries, shots), entries, rows)]
-    distinct = sorted(set(sizes))
-    kinds = [JobKind(_CIRCUIT.n_qubits, size, shots, 2 * _CIRCUIT.n_data) for size in distinct]
-    return kinds, np.array([distinct.index(size) for size in sizes])
+@dataclass(frozen=True)
+class _Jobs:
+    """Matrices cut into jobs, and who may have them."""
+
+    entries: Sequence[int]
+    shots: int
+    how: Strategy
+    rows: int
+    kinds: list[JobKind]
+    deadline_s: float | None
+
+    @classmethod
+    def of(
+        cls,
+        fleet: Fleet,
+        entries: Sequence[int],
+        shots: int,
+        how: Strategy,
+        rows: int | None = None,
+        deadline_s: float | None = None,
+    ) -> _Jobs:
+        limits = DeviceLimits(max_circuits_per_job=min(device.max_circuits_per_job for device in fleet.qpu))
+        full = job_rows(limits, rows)
+        sizes = sorted({len(part) for count in entries for part in cut_jobs(np.full(count, shots), count, full)})
+        kinds = [JobKind(_CIRCUIT.n_qubits, size, shots, 2 * _CIRCUIT.n_data) for size in sizes]
+        return cls(entries, shots, how, full, kinds, deadline_s)
+
+    def kind(self, count: int) -> np.ndarray:
+        """Of each job of a matrix with so many entries."""
+        sizes = [k.rows for k in self.kinds]
+        parts = cut_jobs(np.full(count, self.shots), count, self.rows)
+        return np.array([sizes.index(len(part)) for part in parts])
+
+    def placement(self, kind: np.ndarray, offers: Sequence[Offer]) -> Placement | None:
+        """Who may have which job of a matrix."""
+        return self.how.placement(Demand(kind), offers, self.deadline_s)
 
 
-def _real(fleet: Fleet, urls: Sequence[str], entries: int, shots: int, how: Strategy) -> tuple[float, float]:
+def _real(fleet: Fleet, urls: Sequence[str], work: _Jobs) -> tuple[float, float]:
     """Makespan, and the share of the devices' time that was charged."""
-    angles = np.random.default_rng(0).uniform(-1, 1, (2, entries, _CIRCUIT.n_data))
-    kinds, kind = _kinds(fleet, entries, shots)
     before = sum(_metric(url, "dqk_qpu_seconds_total") for url in urls)
     with QPUPool(urls) as pool:
         workers = {pool.backend_of(worker.id): worker.id for worker in pool.workers()}
         devices = zip(fleet.devices(), pool.names, strict=True)
         offers = [
-            replace(offer(device, kinds, None), worker=workers[name]) for device, name in devices if name in workers
+            replace(offer(device, work.kinds, None), worker=workers[name])
+            for device, name in devices
+            if name in workers
         ]
-        measurement = Measurement(
-            pool.device,
-            _CIRCUIT,
-            np.zeros(0),
-            OnPool(pool),
-            seed=0,
-            placement=lambda jobs, counts: how.placement(Demand(kind), offers),
-            hedge=how.hedge,
-        )
         began = time.monotonic()
-        measurement.frequencies(angles[0], angles[1], np.full(entries, shots))
+        for number, count in enumerate(work.entries):
+            angles, kind = np.random.default_rng(number).uniform(-1, 1, (2, count, _CIRCUIT.n_data)), work.kind(count)
+            measurement = Measurement(
+                pool.device,
+                _CIRCUIT,
+                np.zeros(0),
+                OnPool(pool),
+                seed=number,
+                rows=work.rows,
+                placement=lambda jobs, counts, kind=kind: work.placement(kind, offers),  # type: ignore[misc]
+                hedge=work.how.hedge,
+            )
+            measurement.frequencies(angles[0], angles[1], np.full(count, work.shots))
         seconds = time.monotonic() - began
     charged = sum(_metric(url, "dqk_qpu_seconds_total") for url in urls) - before
     return seconds, charged / (seconds * len(urls))
 
 
-def _virtual(fleet: Fleet, ages: Sequence[float], entries: int, shots: int, how: Strategy) -> tuple[float, float]:
-    kinds, kind = _kinds(fleet, entries, shots)
+def _virtual(fleet: Fleet, ages: Sequence[float], work: _Jobs) -> tuple[float, float]:
     # The services' outages count from their start, which was before the run's.
     devices = [
         replace(device, outage=tuple(replace(o, start_s=o.start_s - age) for o in device.outage))
         for device, age in zip(fleet.devices(), ages, strict=True)
         if isinstance(device, QPU)
     ]
-    models = [modelled(device, fleet.network, kinds, None) for device in devices]
-    offers = [offer(device, kinds, None) for device in devices]
-    seconds = np.array([one.seconds for one in offers]).mean(axis=0)[kind]
-    plan = Plan(np.stack([kind, kind], axis=1).astype(np.int32), seconds, 1)
-    policy = Policy(message_s=0.0, hedge=how.hedge, hang_factor=math.inf)
-    outcome = VirtualRun(models, plan, kind, policy, how.placement(Demand(kind), offers)).run()
-    log = outcome.log
+    models = [modelled(device, fleet.network, work.kinds, None) for device in devices]
+    offers = [offer(device, work.kinds, None) for device in devices]
+    policy = Policy(message_s=0.0, hedge=work.how.hedge, hang_factor=math.inf)
+    clock, logs = 0.0, []
+    for kind in map(work.kind, work.entries):
+        seconds = np.array([one.seconds for one in offers]).mean(axis=0)[kind]
+        plan = Plan(np.stack([kind, kind], axis=1).astype(np.int32), seconds, 1)
+        outcome = VirtualRun(models, plan, kind, policy, work.placement(kind, offers), start=clock).run()
+        clock = outcome.end
+        logs.append((kind, outcome.log))
     charged = sum(
-        seconds_of(devices[device], kinds[kind[item]])
+        seconds_of(devices[device], work.kinds[kind[item]])
+        for kind, log in logs
         for device, item, worked, ended in zip(log.device, log.item, log.worked, log.ended, strict=True)
-        if worked and ended <= outcome.end
+        if worked and ended <= clock
     )
-    return outcome.end, charged / (outcome.end * len(devices))
+    return clock, charged / (clock * len(devices))

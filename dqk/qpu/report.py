@@ -46,7 +46,7 @@ def shown(name: str, row: Row) -> str:
         return f"{100 * mean:.1f} %" + (f" ± {100 * margin:.1f}" if margin >= 5e-4 else "")
     if name in ("shots", "jobs", "planned_shots", "kept_shots"):
         return f"{mean:,.0f}"
-    return f"{mean:.3g}" + (f" ± {margin:.1g}" if margin > 1e-9 * abs(mean) else "")
+    return pictures.short(mean) + (f" ± {pictures.short(margin, 1)}" if margin > 1e-9 * abs(mean) else "")
 
 
 def columns(results: Results) -> list[str]:
@@ -133,13 +133,18 @@ def _pictures(experiment: Experiment, results: Results, rows: Sequence[Row]) -> 
         names = [name for name in names if any(row.mean.get(name, 0.0) for row in rows)]
         found.append((f"Against {keys[0]}", "", pictures.draw_sweep(results, keys[0], names)))
     if sum("error" in row.mean for row in rows) > 1:
-        text = "Joined is what no other policy beats in both."
+        text = "Joined is what no other policy beats in both. Where marks cover each other, policies did the same."
         costs = ["makespan_s", *(["price"] if any(row.mean["price"] for row in rows) else [])]
-        found += [(f"Error against {cost}", text, pictures.draw_pareto(results, cost)) for cost in costs]
+        found += [
+            (f"Error against {cost.removesuffix('_s')}", text, pictures.draw_pareto(results, cost)) for cost in costs
+        ]
+    outages = [device.outage for device in experiment.fleet.devices()]
     for row in rows[:_MOST_GANTTS] if not keys else ():
         if row.runs[0].stages:
             text = "The first repeat; the dotted line is where the second matrix, or what follows a pilot, begins."
-            found.append((f"Who did what: {row.policy}", text, pictures.draw_gantt(row.runs[0])))
+            if len(rows) > _MOST_GANTTS:
+                text += f" Only the first {_MOST_GANTTS} policies are drawn; jobs.parquet has all."
+            found.append((f"Who did what: {row.policy}", text, pictures.draw_gantt(row.runs[0], outages)))
     return found
 
 

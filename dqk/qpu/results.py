@@ -34,7 +34,7 @@ FIGURES = {
     "price": "of all jobs that are done",
     "energy_kwh": "electric energy, as far as the fleet says",
     "error": "relative error of the matrix, Frobenius' norm, off the diagonal",
-    "weighted_error": "the same, entries weighted by what a support-vector machine makes of them",
+    "weighted_error": "the same, entries weighted by what a support-vector machine on the exact matrix makes of them",
     "accuracy": "of a support-vector machine on the test samples",
     "exact_accuracy": "the same with exact matrices",
 }

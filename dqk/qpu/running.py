@@ -216,15 +216,10 @@ def up(
         InvalidInputError: if the fleet has no processors or too many, or the folder is in use.
         ClusterError: if a service does not start; the message has what it said. The others are ended.
     """
-    qpus = [device for device in fleet.devices() if isinstance(device, QPU)] if fleet.qpu else []
-    if not 0 < len(qpus) <= MOST_SERVICES:
-        raise InvalidInputError(
-            f"fleet {fleet.name!r} has {len(qpus):,} QPUs, expected 1 to {MOST_SERVICES} to be started as services; "
-            "dqk emulate takes any number"
-        )
+    qpus = checked_qpus(fleet)
     if Holder.this_process().start_time is None or not hasattr(os, "pidfd_open"):
         raise UnsupportedError("this system does not say when a process started; start services by dqk qpu serve")
-    place = _made(folder, fleet.name)
+    place = new_folder(folder, fleet.name)
     tokens = None if token_file is None else str(token_file.absolute())
     running = Running(place, fleet.name, tokens, ())
     try:
@@ -232,6 +227,21 @@ def up(
     except BaseException:  # of any kind, Ctrl-C too: all or none
         clear(place)
         raise
+
+
+def checked_qpus(fleet: Fleet) -> list[QPU]:
+    """The processors of a fleet, one by one, as long as they can be started as services.
+
+    Raises:
+        InvalidInputError: if there are none or too many.
+    """
+    qpus = [device for device in fleet.devices() if isinstance(device, QPU)] if fleet.qpu else []
+    if not 0 < len(qpus) <= MOST_SERVICES:
+        raise InvalidInputError(
+            f"fleet {fleet.name!r} has {len(qpus):,} QPUs, expected 1 to {MOST_SERVICES} to be started as services; "
+            "dqk emulate takes any number"
+        )
+    return qpus
 
 
 def _started(running: Running, qpus: Sequence[QPU], note: Callable[[str], None]) -> Running:
@@ -281,8 +291,12 @@ def _not_started(service: Service, code: int | None) -> ClusterError:
     return ClusterError(f"service {service.name} {how}; all services are ended. It said, see {service.log}:{said}")
 
 
-def _made(folder: Path | None, name: str) -> Path:
-    """The folder for a record, absolute and empty."""
+def new_folder(folder: Path | None, name: str) -> Path:
+    """The folder for what belongs to a fleet, absolute and empty; None for a new one under `runs/`.
+
+    Raises:
+        InvalidInputError: if the folder is in use or cannot be made.
+    """
     if folder is None:
         short = re.sub(r"[^A-Za-z0-9_.-]", "_", name)[:40]
         base = Path("runs").absolute() / f"fleet-{short}-{time.strftime('%Y%m%d-%H%M%S')}"

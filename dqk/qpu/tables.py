@@ -18,9 +18,9 @@ def real(default: float | None, most: float = 1e9, positive: bool = False) -> An
     return field(default=MISSING if default is None else default, metadata={"most": most, "positive": positive})
 
 
-def whole(default: int, most: int) -> Any:
-    """A field for a whole number from 1 to `most`."""
-    return field(default=default, metadata={"most": most, "positive": True})
+def whole(default: int, most: int, least: int = 1) -> Any:
+    """A field for a whole number from `least` to `most`."""
+    return field(default=default, metadata={"most": most, "positive": True, "least": least})
 
 
 def read_toml(file: Path, what: str) -> dict[str, Any]:
@@ -103,10 +103,12 @@ def _value(item: Any, given: Any, place: str, problems: list[str]) -> Any:
     whole, most = item.type in ("int", "int | None"), item.metadata["most"]
     kinds = int if whole else (int, float)
     fits = isinstance(given, kinds) and not isinstance(given, bool) and math.isfinite(given)
-    if fits and (given > 0 if item.metadata["positive"] else given >= 0) and given <= most:
+    positive = item.metadata["positive"]
+    least = item.metadata.get("least", int(positive))
+    if fits and (given >= least if whole else given > 0 if positive else given >= 0) and given <= most:
         return given if whole else float(given)
-    least = "above 0" if item.metadata["positive"] and not whole else f"of at least {int(item.metadata['positive'])}"
-    problems.append(f"{place} is {given!r}, expected a {'whole ' * whole}number {least} and at most {most:g}")
+    bound = "above 0" if positive and not whole else f"of at least {least}"
+    problems.append(f"{place} is {given!r}, expected a {'whole ' * whole}number {bound} and at most {most:g}")
     return 1
 
 

@@ -101,6 +101,10 @@ def _workload(
 
 def _support(kernel: np.ndarray, labels: np.ndarray, penalty: float) -> np.ndarray:
     """How much each training sample counts: its coefficient in a support-vector machine on the exact matrix, and a little more."""
+    if len(np.unique(labels)) < 2:
+        raise InvalidInputError(
+            f"the {len(labels)} training samples are all of one class; give more samples, or another seed"
+        )
     machine = _svc(penalty).fit(kernel, labels)
     found = np.zeros(len(kernel))
     found[machine.support_] = np.abs(machine.dual_coef_).sum(axis=0)

@@ -13,7 +13,7 @@ from scipy.stats import binomtest, chisquare
 from dqk.circuit import Circuit, Gate, data
 from dqk.kernels.feature_maps import zz_feature_map
 from dqk.qpu import QPUClient
-from dqk.qpu._simulate import measure
+from dqk.qpu._simulate import _probabilities, measure
 from dqk.qpu.profile import Drift, Noise, Outage, Profile
 from dqk.qpu.qasm import parse
 from tests.qpu.server import serving
@@ -57,6 +57,45 @@ def expected(a: float, b: float, noise: Noise) -> np.ndarray:
     p = np.array(qml.device("default.mixed", wires=3).execute(tape))
     confusion = np.array([[1 - noise.readout_0, noise.readout_1], [noise.readout_0, 1 - noise.readout_1]])
     return np.kron(np.kron(confusion, confusion), confusion) @ p
+
+
+def expected_on_a_line(a: float, b: float, noise: Noise) -> np.ndarray:
+    """The same where qubits 0 and 2 are no neighbours: qubit 0 goes to place 1 and back, by CNOTs with their errors."""
+    swap = [qml.CNOT([0, 1]), qml.CNOT([1, 0]), qml.CNOT([0, 1])]
+    back = [qml.CNOT([2, 1]), qml.CNOT([1, 2]), qml.CNOT([2, 1])]  # the last gate's control, qubit 2, goes to place 1
+    gates = [qml.Hadamard(0), qml.RY(a, 1), qml.CNOT([0, 1]), qml.CRZ(b, [1, 2]), qml.RX(a + b, 2)]
+    gates += [*swap, qml.ControlledPhaseShift(-a, [1, 2]), *swap, qml.RY(0.4, 0), *back, qml.CNOT([1, 0]), *back]
+    operations: list[object] = []
+    for gate in gates:
+        rate = noise.depolarising_1q if len(gate.wires) == 1 else noise.depolarising_2q
+        operations += [gate, *(qml.DepolarizingChannel(rate, wires=wire) for wire in gate.wires)]
+    tape = qml.tape.QuantumScript(operations, [qml.probs(wires=[0, 1, 2])])
+    return np.array(qml.device("default.mixed", wires=3).execute(tape))
+
+
+def test_a_device_whose_qubits_are_in_a_line() -> None:
+    """What swaps cost; without errors of gates they cost nothing."""
+    program, gates = parse(QASM), Noise(depolarising_1q=0.01, depolarising_2q=0.03)
+    for row in TABLE:
+        angles = program.angles(row[None])
+        (found,) = _probabilities(program, angles, gates, "line")
+        assert np.allclose(found[0], expected_on_a_line(*row, gates), atol=1e-10)
+        assert np.abs(found[0] - expected(*row, gates)).max() > 0.02
+        (ideal,) = _probabilities(program, angles, Noise(), "line")
+        assert np.allclose(ideal[0], expected(*row, Noise()), atol=1e-10)
+    p = expected_on_a_line(*TABLE[0], gates)
+    (counted,) = measure(program, program.angles(TABLE[:1]), SHOTS, 1, False, gates, "line")
+    assert agrees(counted[0], p) and not agrees(counted[0], expected(*TABLE[0], gates))
+
+
+@pytest.mark.qpu
+def test_a_service_whose_qubits_are_in_a_line(tmp_path: Path) -> None:
+    profile = 'coupling = "line"\nnoise = { depolarising_1q = 0.01, depolarising_2q = 0.03 }'
+    with serving(tmp_path, profile) as server, QPUClient(server.url) as client:
+        counts = client.result(client.submit(QASM, TABLE, SHOTS, seed=3)).counts
+    assert counts is not None
+    for row, found in zip(TABLE, counts, strict=True):
+        assert agrees(found, expected_on_a_line(*row, Noise(depolarising_1q=0.01, depolarising_2q=0.03)))
 
 
 def agrees(counts: dict[str, int], p: np.ndarray) -> bool:

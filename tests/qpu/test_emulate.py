@@ -1,6 +1,7 @@
 """Emulated experiments: shots accounted for, what policies gain, sweeps, reports, wrong experiments, and real time beside it."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -11,13 +12,16 @@ import numpy as np
 import pytest
 
 from dqk.cli import main
-from dqk.errors import InvalidInputError, UnsupportedError
+from dqk.errors import InvalidInputError
 from dqk.qpu.emulate import emulate
 from dqk.qpu.experiment import Experiment, Variant
 from dqk.qpu.fleet import Fleet
-from dqk.qpu.pictures import pareto
+from dqk.qpu.pictures import pareto, short
+from dqk.qpu.profile import Outage
 from dqk.qpu.realtime import compare
+from dqk.qpu.report import report
 from dqk.qpu.results import mean_and_margin
+from tests.requirements import browser, require
 
 FLEETS = Path(__file__).parent.parent.parent / "examples" / "fleets"
 QUIET = '[[qpu]]\nname = "q"\ncount = 3\nqubits = 6\nmax_circuits_per_job = 10\n'
@@ -120,20 +124,20 @@ def test_wrong_experiments_say_everything(tmp_path) -> None:
         experiment(
             tmp_path,
             '[[qpu]]\nname = "a"\nshot_rate_hz = -1\n[experiment]\npolicies = ["pul", "pull+varianz", "pull+split0"]\nshotz = 3\n'
-            'data = "iris"\n[sweep]\nx = 3\n',
+            'data = "iris"\nsamples = 1\n[sweep]\nx = 3\n',
         )
     text = str(caught.value)
     for part in (
         "qpu 1.shot_rate_hz is -1",
         "unknown key of [experiment] 'shotz'; did you mean 'shots'?",
         "unknown name 'iris'",
+        "experiment.samples is 1, expected a whole number of at least 2",
+        "unknown policy 'pul'; did you mean 'pull'?",
+        "did you mean 'variance'?",
+        "'split0'",
         "sweep is {'x': 3}, expected lists of values by key",
     ):
         assert part in text, text
-    with pytest.raises(InvalidInputError) as caught:
-        experiment(tmp_path, QUIET + '[experiment]\npolicies = ["pul", "pull+varianz", "pull+split0"]\n')
-    assert "unknown policy 'pul'; did you mean 'pull'?" in str(caught.value)
-    assert "did you mean 'variance'?" in str(caught.value) and "'split0'" in str(caught.value)
     with pytest.raises(InvalidInputError, match="the key 'qpu' is not there"):
         experiment(tmp_path, QUIET, {"qpu": 3})
     with pytest.raises(InvalidInputError, match="cannot be read"):
@@ -141,9 +145,40 @@ def test_wrong_experiments_say_everything(tmp_path) -> None:
     assert Variant.parse("hedged+split4+session").split == 4
 
 
-def test_circuits_that_fit_nowhere_and_an_outage_of_everything(tmp_path) -> None:
-    with pytest.raises(UnsupportedError, match="circuits of 7 qubits fit nowhere: the widest device, q-0, has 6"):
-        emulate(experiment(tmp_path, QUIET + SMALL + "qubits = 7\n"))
+def test_every_wrong_value_of_a_sweep_is_said_before_anything_is_played(tmp_path) -> None:
+    with pytest.raises(InvalidInputError) as caught:
+        sweep = {"experiment.shots": [10, -2, "x"], "experiment.shot": [1, 2], "experiment.qubits": [4, 30]}
+        experiment(tmp_path, '[[qpu]]\nname = "q"\nqubits = 6\njob_s = -1\n', sweep=sweep)
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 5 and "qpu 1.job_s is -1" in lines[1]
+    assert "experiment.shots is -2" in lines[2] and "experiment.shots is 'x'" in lines[3]
+    assert "did you mean 'shots'?" in lines[4]
+    with pytest.raises(InvalidInputError, match="sweep: circuits of 30 qubits fit nowhere"):
+        experiment(tmp_path, QUIET, sweep={"experiment.qubits": [4, 30]})
+    with pytest.raises(InvalidInputError, match="10,201 combinations"):
+        experiment(tmp_path, QUIET, sweep={"experiment.shots": [1] * 101, "qpu.job_s": [1] * 101})
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        (QUIET + SMALL + "qubits = 7\n", "circuits of 7 qubits fit nowhere: the widest device, q, has 6"),
+        (QUIET + "[[kernel]]\nqubits = 7\n", "circuits of 7 qubits fit nowhere"),
+        (QUIET + "max_shots = 99\n" + SMALL, "10 circuits with 100 shots on 4 qubits exceed every device's limits"),
+        (QUIET + '[experiment]\ndata = "random"\nsamples = 3000', "4,618,500 entries, at most 2,000,000"),
+        (QUIET + "[[kernel]]\nsamples = 1", "kernel 1.samples is 1, expected a whole number of at least 2"),
+        (QUIET + "[[kernel]]\nsamples = 100_000", "jobs of 10 circuits, at most 5,000,000 can be emulated"),
+        (QUIET + "[experiment]\nsamples = 2\ntest_samples = 1\nseed = 1", "training samples are all of one class"),
+    ],
+)
+def test_what_cannot_be_played_at_all_is_bad_usage(tmp_path, text, message, capsys) -> None:
+    (tmp_path / "experiment.toml").write_text(text)
+    with pytest.raises(SystemExit) as ended:
+        main(["emulate", str(tmp_path / "experiment.toml"), "-o", str(tmp_path / "out")])
+    assert ended.value.code == 2 and message in capsys.readouterr().err
+
+
+def test_an_outage_of_everything(tmp_path) -> None:
     down = QUIET + "outage = [{ start_s = 0, duration_s = 1e6 }]\n" + SMALL
     for run in emulate(experiment(tmp_path, down)).runs:
         assert run.figures["done"] == 0 and "error" not in run.figures and run.figures["price"] == 0
@@ -216,6 +251,37 @@ def test_the_command_its_report_and_its_tables(tmp_path, capsys) -> None:
     assert ended.value.code == 2
 
 
+def test_a_browser_shows_the_report(tmp_path) -> None:
+    """Without a network: the pictures' blue bars, the hatched outage's legend, text; nothing is wider than the window."""
+    require("browser")
+    image = pytest.importorskip("PIL.Image")
+    changes = {"experiment.policies": ["round_robin", "pull"], "experiment.repeats": 1}
+    one = Experiment.read(FLEETS / "outage4.toml", changes)
+    page, picture, program = tmp_path / "report.html", tmp_path / "page.png", browser()
+    page.write_text(report(one, emulate(one)), encoding="utf-8")
+    assert program
+    command = [program, "--headless", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}", "--hide-scrollbars"]
+    command += ["--no-sandbox"] if os.geteuid() == 0 else []
+    command += ["--host-resolver-rules=MAP * ~NOTFOUND", "--window-size=1200,2400", f"--screenshot={picture}"]
+    subprocess.run([*command, page.as_uri()], check=True, capture_output=True, timeout=60)
+    with image.open(picture) as shown:
+        pixels = np.array(shown.convert("RGB")).reshape(-1, 3)
+    shape = (2400, 1200)
+    blue = (pixels == (0x00, 0x72, 0xB2)).all(axis=1).reshape(shape)
+    # Two bars of the makespans, then two charts of four devices each.
+    assert blue.sum() > 100_000 and blue[:600].any() and blue[1200:].any()
+    assert (pixels == (0x99, 0x99, 0x99)).all(axis=1).sum() > 1000  # down
+    assert (pixels == (0x22, 0x22, 0x22)).all(axis=1).sum() > 1000  # text
+    assert (pixels.reshape(*shape, 3)[:, -10:] == 255).all()  # nothing reaches the edge
+
+
+def test_outages_in_a_picture_and_numbers_for_people() -> None:
+    assert list(Outage(2.0, 1.0).spans(10.0)) == [(2.0, 1.0)] and not list(Outage(12.0, 1.0).spans(10.0))
+    assert list(Outage(1.0, 2.0, 4.0).spans(10.0)) == [(1.0, 2.0), (5.0, 2.0), (9.0, 1.0)]
+    assert [short(x) for x in (0.0354, 12.34, 999.4, 2763.0, 61740.0)] == ["0.0354", "12.3", "999", "2,760", "61,700"]
+    assert short(1950.0, 1) == "2,000" and short(3e12) == "3e+12"
+
+
 def test_confidence_intervals_and_fronts() -> None:
     """Against the textbook: 4 values, t = 3.182; and coverage of 95 %."""
     mean, margin = mean_and_margin([1.0, 2.0, 4.0, 5.0])
@@ -229,6 +295,32 @@ def test_confidence_intervals_and_fronts() -> None:
 
 
 @pytest.mark.qpu
+@pytest.mark.timeout(120)
+def test_the_command_that_runs_an_experiment_in_real_time_beside_it(tmp_path, capsys, monkeypatch) -> None:
+    """Two matrices, of 28 and 32 entries: by hand 0.2 s a job, 3 and 4 jobs, on two processors 0.4 s each."""
+    from dqk.qpu import realtime
+    from dqk.qpu.fleet import Network
+
+    monkeypatch.setattr(realtime, "calibrated", lambda devices: Network(latency_s=0.005, overhead_s=0.005))
+    path = tmp_path / "experiment.toml"
+    path.write_text(
+        '[[qpu]]\nname = "q"\ncount = 2\nmax_circuits_per_job = 10\njob_s = 0.2\nshot_rate_hz = 1e9\n' + SMALL
+    )
+    command = ["emulate", str(path), "--real-time", "--json", "--policy", "pull", "--policy", "pull+variance"]
+    with pytest.raises(SystemExit) as ended:
+        main(command)
+    assert not ended.value.code
+    (policy, found), *others = json.loads(capsys.readouterr().out).items()
+    assert policy == "pull" and not others
+    assert 0.8 <= found["virtual_s"] < 0.9 and 0.8 <= found["real_s"] < 2.0
+    assert found["real_used"] == pytest.approx(7 * 0.2 / 2 / found["real_s"], rel=1e-3)
+    assert found["virtual_used"] == pytest.approx(7 * 0.2 / 2 / found["virtual_s"], rel=1e-3)
+    with pytest.raises(SystemExit) as ended:
+        main([*command, "--sweep", "experiment.shots=10,20"])
+    assert ended.value.code == 2 and "no [sweep]" in capsys.readouterr().err
+
+
+@pytest.mark.qpu
 @pytest.mark.slow
 @pytest.mark.timeout(280)
 @pytest.mark.parametrize("name, entries", [("homogeneous4", 2400), ("hetero6", 7200), ("outage4", 2400)])
@@ -237,6 +329,6 @@ def test_virtual_time_against_real_services(name, entries) -> None:
 
     Who gets the last job of a slow device hangs on milliseconds and is worth a second, so runs are some twenty seconds long.
     """
-    found = compare(Fleet.read(FLEETS / f"{name}.toml"), entries, 300)
+    found = compare(Fleet.read(FLEETS / f"{name}.toml"), [entries], 300)
     assert abs(found.deviation) <= 0.10, found
     assert abs(found.virtual_used - found.real_used) <= 0.05, found

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dqk.circuit import Circuit, Gate
+from dqk.circuit import Circuit, Gate, constant
 from dqk.errors import InvalidInputError
 from dqk.kernels.feature_maps import zz_feature_map
-from dqk.qpu.coupling import swaps
+from dqk.qpu.coupling import routed, swaps
 from dqk.qpu.fleet import Fleet, device_classes
 from dqk.qpu.profile import Profile, Queue
 
@@ -29,6 +29,7 @@ def test_examples_are_fleets_and_their_devices_are_profiles(path, tmp_path) -> N
         file = tmp_path / "profile.toml"
         file.write_text(device.profile().to_toml())
         assert Profile.read(file) == device.profile()
+        assert device.profile().coupling == device.coupling
         assert device.profile().times.seconds(3, 100) == pytest.approx(
             device.job_s + 3 * device.circuit_s + 300 / device.shot_rate_hz
         )
@@ -80,6 +81,7 @@ def test_everything_that_is_wrong_is_said_at_once() -> None:
         ("", "no [[qpu]] and no [[worker]]"),
         ("qpu = 3", "qpu is 3, expected tables: [[qpu]]"),
         ('[[qpu]]\nname="a"\n[[worker]]\nname="a"', "'a' is the name of several"),
+        ('[[qpu]]\nname="a-0"\n[[qpu]]\nname="a"\ncount=2', "'a-0' is the name of several"),
         ('[[qpu]]\nname="a"\ncount=60000\n[[qpu]]\nname="b"\ncount=60000', "120,000 devices, at most 100,000"),
         ('[[qpu]]\nname="a"\nqueue={model="trace"}', "a trace needs a file"),
         ('[[qpu]]\nname="a"\nqueue={model="trace", file="nowhere.txt"}', "nowhere.txt cannot be read"),
@@ -145,3 +147,36 @@ def test_swaps() -> None:
     nine = Circuit(9, (Gate("cx", (0, 5)), Gate("cx", (0, 8))))  # 0 1 2 / 5 4 3 / 6 7 8
     assert swaps(nine, "grid") == 0 + 6
     assert swaps(zz_feature_map(4).circuit, "line") > 0
+
+
+@pytest.mark.parametrize("count", [2, 3, 5, 7, 9])
+@pytest.mark.parametrize("coupling", ["line", "ring", "grid"])
+def test_routed_circuits_act_on_neighbours_and_do_the_same(coupling, count) -> None:
+    """Neighbours by networkx' graphs; the unitary by a product of matrices; as many swaps as are counted."""
+    import networkx
+
+    graph = {"line": networkx.path_graph, "ring": networkx.cycle_graph}.get(coupling, lambda _: networkx.Graph())(count)
+    if coupling == "grid":
+        side = int(np.ceil(np.sqrt(count)))
+        snake = [(r, c if r % 2 == 0 else side - 1 - c) for r in range(side) for c in range(side)][:count]
+        whole = networkx.grid_2d_graph(side, side)
+        graph.add_edges_from((snake.index(a), snake.index(b)) for a, b in whole.edges if {a, b} <= set(snake))
+    pairs = [(a, b) for a in range(count) for b in range(count) if a != b]
+    for a, b in pairs:
+        one = Circuit(count, (Gate("crx", (a, b), constant(0.7)),))
+        found = routed(one, coupling)
+        assert all(graph.has_edge(*gate.wires) for gate in found.gates)
+        away = networkx.shortest_path_length(graph, a, b)
+        assert swaps(one, coupling) == 2 * (away - 1) == (len(found.gates) - 1) / 3
+        if count <= 5:
+            assert np.allclose(unitary(found), unitary(one))
+
+
+def unitary(circuit: Circuit) -> np.ndarray:
+    found = np.eye(2**circuit.n_qubits).reshape([2] * circuit.n_qubits + [-1]).astype(complex)
+    for gate in circuit.gates:
+        matrix = gate.unitary() if gate.operand is None else gate.unitary(gate.operand.value)
+        width = len(gate.wires)
+        found = np.tensordot(matrix.reshape([2] * 2 * width), found, (range(width, 2 * width), gate.wires))
+        found = np.moveaxis(found, range(width), gate.wires)
+    return found.reshape(2**circuit.n_qubits, -1)

@@ -14,6 +14,7 @@ from dqk.kernels.feature_maps import (
     reuploading_feature_map,
     zz_feature_map,
 )
+from dqk.qpu.coupling import routed, swaps
 from dqk.qpu.noisy import response
 from dqk.qpu.profile import Noise
 
@@ -89,10 +90,22 @@ def test_within_a_twentieth_of_what_errors_do(feature_map, noise) -> None:
     assert np.abs(ours - truth).max() <= 0.05 * np.abs(truth - found.exact).max() + 1e-4
 
 
+@pytest.mark.parametrize("feature_map", [zz_feature_map(3), zz_feature_map(4), reuploading_feature_map(4)])
+@pytest.mark.parametrize("coupling", ["line", "grid"])
+def test_swaps_of_a_coupling(feature_map, coupling) -> None:
+    """Against circuits with the swaps in them: off by at most a twelfth of what errors do."""
+    circuit, left, right, shared, _ = problem(feature_map)
+    both, noise = circuit.compute_uncompute(), Noise(0.001, 0.003, 0.01, 0.02)
+    truth = mixed(routed(both, coupling), np.hstack([left, right]), np.tile(shared, 2), noise)
+    found = response(circuit, left, right, shared)
+    ours = found.measured(np.arange(len(left)), noise, swaps(both, coupling))
+    assert np.abs(ours - truth).max() <= np.abs(truth - found.exact).max() / 12
+
+
 def test_swaps_make_it_worse_and_wide_circuits_are_refused() -> None:
     circuit, left, right, shared, same = problem(zz_feature_map(3))
     found, noise = response(circuit, left, right, shared), Noise(depolarising_2q=0.003)
-    values = [found.measured(np.flatnonzero(same), noise, swaps) for swaps in (0, 2, 10)]
+    values = [found.measured(np.flatnonzero(same), noise, count) for count in (0, 2, 10)]
     assert (values[0] > values[1]).all() and (values[1] > values[2]).all()
     wide = Circuit(13, ())
     with pytest.raises(UnsupportedError, match="emulate times alone"):

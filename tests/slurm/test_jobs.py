@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -195,15 +196,19 @@ def test_what_a_preflight_finds(cluster: Slurm) -> None:
 FLEET = '[[qpu]]\nname = "q"\ncount = 2\nqubits = 4\njob_s = 0.2\nmax_circuits_per_job = 10\n'
 
 
-def test_emulated_qpus_live_as_long_as_their_job(cluster: Slurm) -> None:
-    """Both measure, and none is left."""
-    samples(8)
-    Path("my fleet.toml").write_text(FLEET)
-    options = SlurmOptions(time="5", emulated_qpus="my fleet.toml")
+def test_emulated_qpus_are_tasks_on_all_nodes_and_live_as_long_as_their_job(cluster: Slurm) -> None:
+    """Three tasks on two nodes; all measure, and none is left."""
+    samples(10)
+    Path("my fleet.toml").write_text(FLEET.replace("count = 2", "count = 3"))
+    options = SlurmOptions(nodes=2, time="5", emulated_qpus="my fleet.toml")
     job = launch("gram X.npy -o K.zarr --shots 100 --json", options, run="run")
     found = job.result(LIMIT_S)
-    assert found is not None and found["computed"] == found["tiles"] and len(found["qpus"]) == 2
+    assert found is not None and found["computed"] == found["tiles"] and len(found["qpus"]) == 3
     assert all(one["jobs"] > 0 for one in found["qpus"].values())
+    nodes = [re.search(rf"QPU {number} is ready on (\S+)", job.logs()) for number in range(3)]
+    assert [node and node[1] for node in nodes] == [cluster.nodes[0], cluster.nodes[1], cluster.nodes[0]]
+    (token,) = Path("run").glob("qpus-*/token")
+    assert token.stat().st_mode & 0o077 == 0 and token.read_text().strip() not in job.logs()
     until(lambda: not left_behind(job), "end of the services")
 
 
@@ -212,10 +217,22 @@ def test_emulated_qpus_end_with_a_cancelled_job(cluster: Slurm) -> None:
     Path("fleet.toml").write_text(FLEET)
     options = SlurmOptions(time="5", emulated_qpus="fleet.toml")
     job = launch("gram X.npy -o K.zarr --shots 100", options, run="run")
-    until(lambda: len(list(Path("K.zarr").glob("c/0/*"))) > 0 or "q-1 is ready" in job.logs(), "service")
+    until(lambda: len(list(Path("K.zarr").glob("c/0/*"))) > 0 or "QPU 1 is ready" in job.logs(), "service")
     job.cancel()
     (task,) = job.wait(LIMIT_S)
     assert task.state == "CANCELLED"
+    until(lambda: not left_behind(job), "end of the services")
+
+
+def test_emulated_qpus_that_do_not_start_end_the_job(cluster: Slurm) -> None:
+    """With what the one said that did not; the others do not keep it."""
+    samples(8)
+    Path("fleet.toml").write_text(FLEET + '[[qpu]]\nname = "wide"\nqubits = 400\n')
+    options = SlurmOptions(time="5", emulated_qpus="fleet.toml")
+    job = launch("gram X.npy -o K.zarr --shots 100", options, run="run")
+    (task,) = job.wait(LIMIT_S)
+    assert task.exit_code == 1 and not Path("K.zarr").exists()
+    assert "QPU 2 did not start on" in job.logs() and "--qubits is 400, at most" in job.logs()
     until(lambda: not left_behind(job), "end of the services")
 
 

@@ -26,7 +26,7 @@ class SlurmOptions:
         signal_s: how long before the time limit the job is warned, so that it saves its state.
         requeue: whether it is queued again after a warning or a preemption, and goes on.
         qpu: names of quantum resources of the site, separated by commas, which the SPANK plugin of QRMI gives to the job.
-        emulated_qpus: fleet file whose QPUs run as services beside the program, which gets their URLs; they end with the job.
+        emulated_qpus: fleet file whose QPUs are tasks of the job, one each on all of its nodes; the program gets their URLs.
     """
 
     nodes: int = 1
@@ -112,7 +112,8 @@ class SlurmOptions:
 
     def _of_engine(self, payload: Payload) -> list[str]:
         engine, found = payload.engine, []
-        if engine == "single" and (self.nodes > 1 or (self.tasks_per_node or 1) > 1):
+        nodes = 1 if self.emulated_qpus is not None else self.nodes  # its QPUs use the others
+        if engine == "single" and (nodes > 1 or (self.tasks_per_node or 1) > 1):
             how = "--distributed" if payload.command == "train" else "--executor ray or --executor mpi"
             found.append(
                 f"{payload} is one process, which {self.nodes} nodes with {self.tasks_per_node or 1} tasks would not make "

@@ -72,21 +72,21 @@ done
 """
 
 _EMULATED = r"""
-# --- emulated QPUs: services on this node; a run after a requeue has its own ---
+# --- emulated QPUs: one task of this job for each; a run after a requeue has its own ---
 fleet=$run/qpus-$job-${SLURM_RESTART_COUNT:-0}
-: >"$fleet.json"
-"${python[@]}" -m dqk qpu up {file} --folder "$fleet" --foreground --json >"$fleet.json" &
+tasks=$("${python[@]}" -m dqk.qpu.tasks prepare {file} "$fleet") || quit 1
+nodes=$((tasks < SLURM_JOB_NUM_NODES ? tasks : SLURM_JOB_NUM_NODES))
+# They wait most of the time, so they share CPUs with each other and with the work.
+srun --overlap --overcommit --nodes="$nodes" --ntasks="$tasks" --ntasks-per-node=$(((tasks + nodes - 1) / nodes)) \
+  --cpus-per-task=1 --distribution=cyclic --label "${python[@]}" -m dqk.qpu.tasks serve "$fleet" >"$fleet/tasks.log" 2>&1 &
 qpus=$!
-until read -r started <"$fleet.json"; do
-  kill -0 "$qpus" 2>/dev/null || quit 1
-  sleep 0.2
-done
-mapfile -t options < <("${python[@]}" -c 'import json, sys; print(*json.load(sys.stdin)["options"], sep="\n")' <<<"$started")
+options=$("${python[@]}" -m dqk.qpu.tasks wait "$fleet" "$qpus") || quit 1
+mapfile -t options <<<"$options"
 payload+=("${options[@]}")
 """
 
 _DROP = r"""
-kill "$qpus" 2>/dev/null # it ends the services
+kill "$qpus" 2>/dev/null # srun ends its tasks
 wait "$qpus"
 """
 

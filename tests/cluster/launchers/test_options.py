@@ -79,6 +79,13 @@ def test_refusals(words: str, options: dict, says: str) -> None:
     assert says in found
 
 
+def test_emulated_qpus_may_have_nodes_of_their_own() -> None:
+    """The program is one process all the same."""
+    words = Payload.of(shlex.split("gram X.npy -o K.zarr --shots 10"))
+    assert SlurmOptions(nodes=3, emulated_qpus="f.toml").problems(words, Site()) == []
+    assert len(SlurmOptions(nodes=3).problems(words, Site())) == 1
+
+
 def test_everything_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """And nothing is left behind."""
     monkeypatch.chdir(tmp_path)

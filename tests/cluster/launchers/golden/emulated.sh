@@ -59,16 +59,16 @@ ulimit -n "$(ulimit -Hn)"
 # srun takes the CPUs of a task from its own options alone.
 cpus=${SLURM_CPUS_PER_TASK:-$((SLURM_CPUS_ON_NODE / 1))}
 
-# --- emulated QPUs: services on this node; a run after a requeue has its own ---
+# --- emulated QPUs: one task of this job for each; a run after a requeue has its own ---
 fleet=$run/qpus-$job-${SLURM_RESTART_COUNT:-0}
-: >"$fleet.json"
-"${python[@]}" -m dqk qpu up 'my fleet.toml' --folder "$fleet" --foreground --json >"$fleet.json" &
+tasks=$("${python[@]}" -m dqk.qpu.tasks prepare 'my fleet.toml' "$fleet") || quit 1
+nodes=$((tasks < SLURM_JOB_NUM_NODES ? tasks : SLURM_JOB_NUM_NODES))
+# They wait most of the time, so they share CPUs with each other and with the work.
+srun --overlap --overcommit --nodes="$nodes" --ntasks="$tasks" --ntasks-per-node=$(((tasks + nodes - 1) / nodes)) \
+  --cpus-per-task=1 --distribution=cyclic --label "${python[@]}" -m dqk.qpu.tasks serve "$fleet" >"$fleet/tasks.log" 2>&1 &
 qpus=$!
-until read -r started <"$fleet.json"; do
-  kill -0 "$qpus" 2>/dev/null || quit 1
-  sleep 0.2
-done
-mapfile -t options < <("${python[@]}" -c 'import json, sys; print(*json.load(sys.stdin)["options"], sep="\n")' <<<"$started")
+options=$("${python[@]}" -m dqk.qpu.tasks wait "$fleet" "$qpus") || quit 1
+mapfile -t options <<<"$options"
 payload+=("${options[@]}")
 
 # --- the work ---
@@ -81,7 +81,7 @@ if [ "$warned" = no ]; then
   code=$?
 fi
 
-kill "$qpus" 2>/dev/null # it ends the services
+kill "$qpus" 2>/dev/null # srun ends its tasks
 wait "$qpus"
 
 # Warned, or preempted: then Slurm sends SIGTERM to the steps, and the program ends with 143. A cancelled job does not get here.
