@@ -132,14 +132,13 @@ class QPUClient:
         if outcome not in OUTCOMES:
             raise unknown_name("outcome", outcome, OUTCOMES)
         body: dict[str, Any] = {"qasm": qasm, "shots": whole_number("shots", shots, 1), "outcome": outcome}
-        if parameters is not None:
-            body["parameters"] = pack(parameters)
         if seed is not None:
             body["seed"] = whole_number("seed", seed, 0)
         if session is not None:
             body["session"] = session
-        headers = {"Idempotency-Key": secrets.token_hex(16) if key is None else key}
-        return str(self._request("POST", "/jobs", json=body, headers=headers)["job"])
+        key = secrets.token_hex(16) if key is None else key
+        headers = {"Idempotency-Key": key, "Content-Type": "application/json"}
+        return str(self._request("POST", "/jobs", content=pack(body, parameters), headers=headers)["job"])
 
     def status(self, job: str) -> JobStatus:
         """How a job is doing.

@@ -14,6 +14,7 @@ import sqlite3
 import threading
 import time
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -69,11 +70,13 @@ class Request:
     outcome: str
     session: str | None
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """The same for equal requests."""
         rest = [self.qasm, self.parameters.shape, self.shots, self.seed, self.outcome, self.session]
-        return hashlib.sha256(json.dumps(rest).encode() + self.parameters.tobytes()).hexdigest()
+        found = hashlib.sha256(json.dumps(rest).encode())
+        found.update(np.ascontiguousarray(self.parameters).data)
+        return found.hexdigest()
 
 
 @dataclass(frozen=True)

@@ -27,9 +27,10 @@ class Allocation:
     Attributes:
         shots: to be measured now, shape of the entries, int64; at most `levels` distinct values.
         pilot_shots: that each entry had before; 0 without a pilot.
-        pilot_share: weight of the pilot's frequency in the result, shape of the entries. An entry's weight does not depend on
-            its own pilot, so the result is unbiased; the frequency of all hits together is not, because entries that
-            happened to hit more often are then measured more often.
+        pilot_share: weight of the pilot's frequency in the result, shape of the entries.
+        correction: that is added to the result: the weight of each shot of the pilot depends on the others alone, so that the
+            result is unbiased. The frequency of all hits together is not, because entries that happened to hit more often
+            are then measured more often.
         loss: by how much the variance predicted for these shots is above that of the best real numbers of shots, relative:
             what few levels, whole numbers and unspent shots cost.
     """
@@ -37,6 +38,7 @@ class Allocation:
     shots: np.ndarray
     pilot_shots: int
     pilot_share: np.ndarray
+    correction: np.ndarray
     loss: float
 
     @property
@@ -63,19 +65,19 @@ class Allocation:
                 f"frequencies have shapes {first.shape} and {then.shape}, expected {self.shots.shape}"
             )
         share = self.pilot_share
-        mixed = np.clip(share * first + (1 - share) * then, 0.0, 1.0)
+        mixed = np.clip(share * first + (1 - share) * then + self.correction, 0.0, 1.0)
         return mixed, 1 / (share**2 / self.pilot_shots + (1 - share) ** 2 / self.shots)
 
 
 def pilot_shots(n_entries: int, budget: int) -> int:
-    """A good number of shots for the pilot of each entry: 4 sqrt(shots per entry), at most a quarter of them.
+    """A good number of shots for the pilot of each entry: 5 sqrt(shots per entry), at most a quarter of them.
 
     Args:
         n_entries: number of entries.
         budget: shots of all entries together, pilot included.
     """
     each = _whole("budget", budget, 2 * _whole("n_entries", n_entries, 1)) / n_entries
-    return max(1, int(min(4 * each**0.5, each / 4)))
+    return max(1, int(min(5 * each**0.5, each / 4)))
 
 
 def uniform(n_entries: int, budget: int, *, most: int | None = None) -> Allocation:
@@ -148,41 +150,55 @@ def variance_driven(
     except ValueError as error:
         raise InvalidInputError(f"weights have shape {np.shape(weights)}, expected one that fits {p.shape}") from error
     follow_up = _whole("budget", budget, m * p.size) - m * p.size
-    prior = _common_prior(p, m)
-    sigma = _sigma(p, m, *prior)
+    hits = np.rint(m * p)
+    sigma = _sigma(hits, m, *_common_prior(p, m))
     found = _allocate(w * sigma, follow_up, least, most, levels)
-    share = _share(_sigma(p, m, 0.5, 0.5), w, m, follow_up, least)
-    return Allocation(found.shots, m, share, found.loss)
+    return Allocation(found.shots, m, *_shares(hits, m, w, follow_up, least), found.loss)
 
 
-def _sigma(p: np.ndarray, m: int, a: float, b: float) -> np.ndarray:
-    """Root of the mean of p (1 - p), given the pilot and the prior Beta(a, b)."""
+def _sigma(hits: np.ndarray, m: int, a: Any, b: Any) -> np.ndarray:
+    """Root of the mean of p (1 - p), given the hits of m shots and the prior Beta(a, b)."""
     n = m + a + b
-    return np.sqrt((m * p + a) * (m * (1 - p) + b) / (n * (n + 1)))
+    return np.asarray(np.sqrt((hits + a) * (m - hits + b) / (n * (n + 1))))
 
 
-def _common_prior(p: np.ndarray, m: int) -> tuple[float, float]:
+def _common_prior(p: np.ndarray, m: int) -> tuple[np.ndarray, np.ndarray]:
     """The beta distribution of all entries' probabilities, by moments; Jeffreys' where the pilot says nothing."""
-    mean, spread = float(p.mean()), float(p.var())
-    if m == 1 or not 0 < mean < 1:
-        return 0.5, 0.5
-    correlation = (spread * m / (mean * (1 - mean)) - 1) / (m - 1)
-    strength = 1 / min(max(correlation, 1e-6), 0.5) - 1
-    return mean * strength, (1 - mean) * strength
+    return _beta(p.mean(), p.var(), m)
 
 
-def _share(sigma: np.ndarray, w: np.ndarray, m: int, follow_up: int, least: int) -> np.ndarray:
-    """Weight of each entry's pilot in the result: the best one that does not depend on this entry's pilot.
+def _beta(mean: Any, spread: Any, m: int) -> tuple[np.ndarray, np.ndarray]:
+    """The beta distributions with which frequencies of m shots have these means and variances."""
+    known = (mean > 0) & (mean < 1) & (m > 1)
+    middle = np.where(known, mean, 0.5)
+    correlation = (spread * m / (middle * (1 - middle)) - 1) / max(m - 1, 1)
+    strength = 1 / np.clip(np.where(known, correlation, 0.5), 1e-6, 0.5) - 1
+    return middle * strength, (1 - middle) * strength
 
-    Least mean of `sigma**2 (s**2 / m + (1 - s)**2 / n)` where n = c |w| sigma and sigma is not known:
-    s = m / (m + c |w| E[sigma**2] / E[sigma]), with c and both means taken over the other entries.
+
+def _shares(hits: np.ndarray, m: int, w: np.ndarray, follow_up: int, least: int) -> tuple[np.ndarray, np.ndarray]:
+    """Weight of each entry's pilot in the result, and the correction that goes with it.
+
+    With n shots after the pilot, each shot has the weight 1 / (m + n) in the best result. What n depends on, the shot itself
+    left out, is known from the other m - 1 shots, of which j hit, and from the other entries: n(j) = c |w| sigma(j). With
+    v(j) = 1 / (m + n(j)) the k hits of a pilot weigh v(k - 1) each and its misses v(k), which leaves the mean of the result as
+    it is.
     """
-    if sigma.size == 1:
-        return np.full(sigma.shape, m / (m + follow_up))
-    ratio = ((sigma**2).sum() - sigma**2) / (sigma.sum() - sigma)
-    used = np.maximum((w * sigma).sum() - w * sigma, 1e-300) * sigma.size / (sigma.size - 1)
-    expected = np.clip(follow_up * (w / used) * ratio, least, follow_up)
-    return m / (m + expected)
+    if hits.size == 1:
+        return np.full(hits.shape, m / (m + follow_up)), np.zeros(hits.shape)
+    others = hits.size - 1
+    mean = (hits.sum() - hits) / (others * m)  # of whole numbers: exactly 0 or 1 where it is
+    spread = ((hits**2).sum() - hits**2) / (others * m**2) - mean**2
+    prior = _beta(mean, np.maximum(spread, 0.0), m)
+    sigma = w * _sigma(hits, m, 0.5, 0.5)  # of the others; the common prior would know this entry
+    scale = follow_up * w * others / hits.size / np.maximum(sigma.sum() - sigma, 1e-300)
+
+    def weight(j: np.ndarray) -> np.ndarray:
+        return np.asarray(1 / (m + np.clip(scale * _sigma(np.clip(j, 0, m - 1), m - 1, *prior), least, follow_up)))
+
+    hit, miss = weight(hits - 1), weight(hits)
+    share = hits * hit + (m - hits) * miss
+    return share, hits * (1 - hits / m) * (hit - miss)
 
 
 def _allocate(scores: np.ndarray, budget: int, least: int, most: int | None, levels: int) -> Allocation:
@@ -210,7 +226,8 @@ def _allocate(scores: np.ndarray, budget: int, least: int, most: int | None, lev
     shots[used] = _spend(s, value[group], left)
     ideal = _filled(s, np.ones_like(s), left, least_used, most, whole=False)
     loss = float((s**2 / shots[used]).sum() / (s**2 / ideal).sum() - 1)
-    return Allocation(shots.reshape(scores.shape), 0, np.zeros(scores.shape), loss)
+    nothing = np.zeros(scores.shape)
+    return Allocation(shots.reshape(scores.shape), 0, nothing, nothing, loss)
 
 
 def _filled(s: np.ndarray, count: np.ndarray, budget: int, least: int, most: int, whole: bool) -> np.ndarray:
