@@ -14,6 +14,7 @@ from dqk._planner import Size, exact_rows, predict
 from dqk._pooled import Executor
 from dqk._stored import Destination
 from dqk.backends import choice, gpu, resolve
+from dqk.backends._custatevec import CuStateVecBackend
 from dqk.backends.mps import MPSBackend
 from dqk.backends.reference import ReferenceBackend
 from dqk.backends.statevector import StatevectorBackend
@@ -292,3 +293,16 @@ def test_a_faster_one_on_this_machine_is_named_and_not_taken():
     model = CostModel({**CostModel().rates, "statevector/float64": fast})
     rows, _ = exact_rows(kept(ising_feature_map(14, reps=2)), Size(300, None, F64), "auto", model)
     assert rows[0].backend == "mps" and "--backend statevector takes it" in rows[1].why
+
+
+def test_a_gpu_is_a_row_with_its_own_memory(monkeypatch):
+    monkeypatch.setattr(gpu, "missing", lambda: None)
+    monkeypatch.setattr(gpu, "device_for", lambda samples: samples.device)
+    monkeypatch.setattr(gpu, "total_bytes", lambda: 2**33)
+    monkeypatch.setattr("dqk._planner.resolve", lambda name, circuit: CuStateVecBackend())  # `resolve` would keep it
+    circuit, size = kept(zz_feature_map(12)), Size(300, None, F64)
+    for free, expected in ((2**33, "predicted from a data sheet"), (2**20, "the bound is 0 MiB")):
+        monkeypatch.setattr(gpu, "free_bytes", lambda device, free=free: free)
+        rows, _ = exact_rows(circuit, size, "auto", CostModel())
+        (row,) = [row for row in rows if row.backend == "custatevec"]
+        assert expected in row.why and (row.seconds is not None) == (free == 2**33) and not row.chosen
