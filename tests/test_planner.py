@@ -287,6 +287,14 @@ def test_every_other_choice_has_a_reason(monkeypatch):
     assert truncated[0].backend == "mps:max_bond=2" and not truncated[0].exact and truncated[0].seconds > 0
 
 
+def test_products_have_all_rows_too():
+    rows, _ = exact_rows(kept(qklstm_feature_map(10)), Size(300, None, F64), "auto", CostModel())
+    assert rows[0].backend == "mps" and rows[0].bond == 1
+    assert {row.backend for row in rows if row.seconds} == {"mps", "statevector", "reference"}
+    wide, _ = exact_rows(kept(qklstm_feature_map(2000)), Size(300, 20, F32), "auto", CostModel())
+    assert [row.backend for row in wide if row.seconds] == ["mps"]
+
+
 def test_a_faster_one_on_this_machine_is_named_and_not_taken():
     """A model by which dense states cost nothing: `auto` stays with default speeds and says how to have the other."""
     fast = Rates(1e-15, 1e-15, 1e-15, 1e-15)
