@@ -1,7 +1,7 @@
 """Encodings that travel: each block of samples is encoded once, by one worker, and given to all, before tiles are computed.
 
 Only where that is quicker than that every worker encodes what its tiles need: matrix-product states that are truncated, or whose
-tensors are sums of many products. docs/adr/0016 has the figures.
+tensors are sums of many products. docs/adr/0017 has the figures.
 """
 
 from __future__ import annotations

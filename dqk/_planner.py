@@ -21,6 +21,7 @@ from dqk.backends.choice import Candidate, bytes_needed, candidates, choose, why
 from dqk.backends.mps import MPSBackend
 from dqk.backends.reference import ReferenceBackend
 from dqk.backends.resolve import resolve
+from dqk.backends.statevector import StatevectorBackend
 from dqk.circuit import Circuit
 from dqk.errors import DQKError, MemoryBoundError, UnsupportedError
 
@@ -146,6 +147,8 @@ def exact_rows(circuit: Circuit, size: Size, backend: str, model: CostModel) -> 
 def _looked_at(circuit: Circuit, dtype: torch.dtype, asked: Any) -> list[Candidate]:
     """Those that `auto` chooses from, the oracle, and the one that was asked for."""
     found = [*candidates(circuit, dtype), _candidate(ReferenceBackend(), circuit)]
+    if circuit.is_product:  # where `auto` need not look
+        found.append(_candidate(StatevectorBackend(), circuit))
     if asked is not None and asked.name not in [one.name for one in found]:
         if not isinstance(asked, EncodingBackend):
             raise UnsupportedError(f"backend {asked.name!r} measures: say how often with --shots, or take an exact one")

@@ -14,6 +14,7 @@ from dqk._planner import Size, exact_rows, predict
 from dqk._pooled import Executor
 from dqk._stored import Destination
 from dqk.backends import choice, gpu, resolve
+from dqk.backends._custatevec import CuStateVecBackend
 from dqk.backends.mps import MPSBackend
 from dqk.backends.reference import ReferenceBackend
 from dqk.backends.statevector import StatevectorBackend
@@ -286,9 +287,30 @@ def test_every_other_choice_has_a_reason(monkeypatch):
     assert truncated[0].backend == "mps:max_bond=2" and not truncated[0].exact and truncated[0].seconds > 0
 
 
+def test_products_have_all_rows_too():
+    rows, _ = exact_rows(kept(qklstm_feature_map(10)), Size(300, None, F64), "auto", CostModel())
+    assert rows[0].backend == "mps" and rows[0].bond == 1
+    assert {row.backend for row in rows if row.seconds} == {"mps", "statevector", "reference"}
+    wide, _ = exact_rows(kept(qklstm_feature_map(2000)), Size(300, 20, F32), "auto", CostModel())
+    assert [row.backend for row in wide if row.seconds] == ["mps"]
+
+
 def test_a_faster_one_on_this_machine_is_named_and_not_taken():
     """A model by which dense states cost nothing: `auto` stays with default speeds and says how to have the other."""
     fast = Rates(1e-15, 1e-15, 1e-15, 1e-15)
     model = CostModel({**CostModel().rates, "statevector/float64": fast})
     rows, _ = exact_rows(kept(ising_feature_map(14, reps=2)), Size(300, None, F64), "auto", model)
     assert rows[0].backend == "mps" and "--backend statevector takes it" in rows[1].why
+
+
+def test_a_gpu_is_a_row_with_its_own_memory(monkeypatch):
+    monkeypatch.setattr(gpu, "missing", lambda: None)
+    monkeypatch.setattr(gpu, "device_for", lambda samples: samples.device)
+    monkeypatch.setattr(gpu, "total_bytes", lambda: 2**33)
+    monkeypatch.setattr("dqk._planner.resolve", lambda name, circuit: CuStateVecBackend())  # `resolve` would keep it
+    circuit, size = kept(zz_feature_map(12)), Size(300, None, F64)
+    for free, expected in ((2**33, "predicted from a data sheet"), (2**20, "the bound is 0 MiB")):
+        monkeypatch.setattr(gpu, "free_bytes", lambda device, free=free: free)
+        rows, _ = exact_rows(circuit, size, "auto", CostModel())
+        (row,) = [row for row in rows if row.backend == "custatevec"]
+        assert expected in row.why and (row.seconds is not None) == (free == 2**33) and not row.chosen
