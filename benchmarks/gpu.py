@@ -25,6 +25,7 @@ from timing import alternate, machine
 import dqk
 from dqk.backends import gpu
 from dqk.backends._custatevec import CuStateVecBackend
+from dqk.backends.mps_device import MPSOnDevice
 from dqk.backends.reference import ReferenceBackend
 from dqk.circuit import Circuit, simplify_for_fidelity
 from dqk.kernels.feature_maps import ising_feature_map, reuploading_feature_map
@@ -262,8 +263,9 @@ def chains(scale: float, repeats: int) -> list[dict[str, Any]]:
     kernel = dqk.FidelityKernel(feature_map, backend="mps")
     x = 2 * torch.rand(count, feature_map.n_features, generator=torch.Generator().manual_seed(0))
     on_gpu, few = x.cuda(), 100
+    plain = dqk.FidelityKernel(feature_map, backend=MPSOnDevice(fused=False))
     sides = {"cpu": lambda: dqk.gram(kernel, x), "dqk": waited(lambda: dqk.gram(kernel, on_gpu))}
-    seconds = alternate(sides, repeats)
+    seconds = alternate(sides | {"torch_path": waited(lambda: dqk.gram(plain, on_gpu))}, repeats)
     exact = dqk.gram(kernel, x[:few].double(), log=True)
     worst = float((dqk.gram(kernel, on_gpu[:few], log=True).cpu() - exact).abs().max())
     if not worst <= 1e-3:

@@ -59,7 +59,11 @@ def amplitudes(chain: Chain, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 
 def values(amplitude: Tensor, exponents: Tensor, log: bool) -> Tensor:
     """K or log K of what `amplitudes` gives."""
-    square = amplitude.real**2 + amplitude.imag**2
+    return unscaled(amplitude.real**2 + amplitude.imag**2, exponents, log)
+
+
+def unscaled(square: Tensor, exponents: Tensor, log: bool) -> Tensor:
+    """`square 4**exponents` or its logarithm."""
     if log:
         return square.log() + (2 * math.log(2)) * exponents.to(square.dtype)
     power = _powers(exponents, square.dtype)

@@ -1,8 +1,8 @@
 """Matrix-product states for samples on a GPU: encoded on the CPU, moved once, overlapped and differentiated where the samples are.
 
 `backend="mps"` becomes this one for CUDA tensors. Encoding is a small part of the work. Environments of all pairs of a tile move
-over the chain together, by batched products (`chain_plain`). Nothing here asks for CUDA: with samples in main memory the same code
-runs there, which is how it is tested. No GPU has run it yet.
+over the chain together, by one Triton kernel where bonds are small (`_triton_chains`), else by batched products (`chain_plain`).
+Nothing here asks for CUDA: with samples in main memory the same code runs there, which is how it is tested. No GPU has run it yet.
 """
 
 from __future__ import annotations
@@ -63,16 +63,17 @@ class MPSOnDevice(MPSBackend):
     Args:
         max_bond: as for `MPSBackend`; circuits that would be truncated are refused.
         chunk_mib: most memory that is worked on at once besides the states; None for what the device has free.
+        fused: whether one kernel computes overlaps, of circuits that have one; None for samples on a GPU.
     """
 
     capabilities = Capabilities(exact=True, differentiable=True, expectations=True, device="cuda")
     parallel_tiles = False
 
-    def __init__(self, max_bond: int | None = None, chunk_mib: int | None = None) -> None:
+    def __init__(self, max_bond: int | None = None, chunk_mib: int | None = None, fused: bool | None = None) -> None:
         super().__init__(max_bond)
         if chunk_mib is not None and chunk_mib < 1:
             raise InvalidInputError(f"chunk_mib={chunk_mib!r}, expected None or at least 1")
-        self.capabilities, self.chunk_mib = MPSOnDevice.capabilities, chunk_mib
+        self.capabilities, self.chunk_mib, self.fused = MPSOnDevice.capabilities, chunk_mib, fused
 
     def on(self, device: str) -> MPSBackend:
         """Itself, or the one for main memory."""
@@ -134,13 +135,25 @@ class MPSOnDevice(MPSBackend):
 
     def _values(self, a: Any, b: Any, log: bool) -> Tensor:
         out = a.numbers.new_empty(a.shape[-1], b.shape[-1])
+        overlaps, numbers = self._path(a)
 
         def run(rows: slice) -> None:
-            out[rows] = _overlaps(a.chain, a.part(rows), b.numbers, log)
+            out[rows] = overlaps(a.chain, a.part(rows), b.numbers, log)
 
         if out.numel():
-            self._in_chunks(a, b, 1 if a.chain is None else _COPIES * a.chain.largest_environment, run)
+            self._in_chunks(a, b, numbers, run)
         return out
+
+    def _path(self, a: _Block) -> tuple[Callable[..., Tensor], int]:
+        """What computes overlaps, and how many complex numbers a pair takes meanwhile."""
+        if a.chain is None:
+            return _by_bloch_vectors, 1
+        if a.numbers.is_cuda if self.fused is None else self.fused:
+            from dqk.backends import _triton_chains
+
+            if _triton_chains.fits(a.chain):
+                return _by_one_kernel, _triton_chains.numbers(a.chain) // 2 + 2
+        return _by_products, _COPIES * a.chain.largest_environment
 
     def _pulled(self, a: Any, b: Any, cotangent: Tensor, log: bool, both: bool) -> tuple[Tensor, Tensor]:
         of_a, of_b = torch.zeros_like(a.numbers), torch.zeros_like(b.numbers)
@@ -192,15 +205,23 @@ class MPSOnDevice(MPSBackend):
         )
 
 
-def _overlaps(chain: Chain | None, a: Tensor, b: Tensor, log: bool) -> Tensor:
+def _by_bloch_vectors(_: None, a: Tensor, b: Tensor, log: bool) -> Tensor:
     """K or log K, shape (N, M)."""
-    if chain is None:
-        total: Tensor | None = None
-        for factor in bloch_factors(a, b):
-            factor = factor.log() if log else factor
-            total = factor if total is None else total + factor if log else total * factor
-        assert total is not None
-        return total
+    total: Tensor | None = None
+    for factor in bloch_factors(a, b):
+        factor = factor.log() if log else factor
+        total = factor if total is None else total + factor if log else total * factor
+    assert total is not None
+    return total
+
+
+def _by_one_kernel(chain: Chain, a: Tensor, b: Tensor, log: bool) -> Tensor:
+    from dqk.backends._triton_chains import squares
+
+    return chain_plain.unscaled(*squares(chain, a, b), log)
+
+
+def _by_products(chain: Chain, a: Tensor, b: Tensor, log: bool) -> Tensor:
     return chain_plain.values(*chain_plain.amplitudes(chain, a, b), log)
 
 

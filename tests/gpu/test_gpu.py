@@ -166,6 +166,7 @@ def test_laws_of_matrix_product_states_beside_a_gpu(name, law):
     law(MPSOnDevice(), CIRCUITS[name])
 
 
+@pytest.mark.parametrize("fused", [None, False], ids=["kernel", "torch"])
 @pytest.mark.parametrize("log", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
 @pytest.mark.parametrize(
@@ -173,13 +174,15 @@ def test_laws_of_matrix_product_states_beside_a_gpu(name, law):
     [bsp_feature_map(200), ising_feature_map(60), ising_feature_map(30, reps=3), qklstm_feature_map(50)],
     ids=["bond2", "bond4", "bond8", "product"],
 )
-def test_matrix_product_states_and_their_gradients_are_the_cpus(feature_map, dtype, log):
+def test_matrix_product_states_and_their_gradients_are_the_cpus(feature_map, dtype, log, fused):
     x = torch.rand(1300, feature_map.n_features, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     cotangent = torch.randn(1300, 30, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     found = []
     for device, used in (("cpu", torch.float64), ("cuda", dtype)):
         leaves = [x.to(dtype).to(device, used).requires_grad_(), x[:30].to(dtype).to(device, used).requires_grad_()]
-        k = gram(FidelityKernel(feature_map, backend="mps"), *leaves, log=log)
+        k = gram(
+            FidelityKernel(feature_map, backend="mps" if fused is None else MPSOnDevice(fused=fused)), *leaves, log=log
+        )
         slopes = torch.autograd.grad(k, leaves, cotangent.to(k))
         assert k.dtype == used and {t.device.type for t in (k, *slopes)} == {device}
         found.append([t.detach().cpu().double() for t in (k, *slopes)])
