@@ -190,7 +190,7 @@ class MPSOnDevice(MPSBackend):
         """Runs slices of the rows, each of whose pairs takes so many complex numbers."""
         device, each = a.numbers.device, max(1, 2 * numbers * a.numbers.itemsize * b.shape[-1])
         free = self._free(device) if self.chunk_mib is None else self.chunk_mib * _MIB
-        with gpu.current(device):
+        with gpu.current(device), gpu.float32_products(tf32=False):
             in_chunks(a.shape[-1], each, free, run, lambda: self._too_large(each, b.shape[-1], device))
 
     def _free(self, device: torch.device) -> int:

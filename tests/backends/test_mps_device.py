@@ -141,6 +141,27 @@ def test_chunks_are_sized_from_the_memory_that_they_may_take(monkeypatch):
     assert max(wide) * 64 * 16 * 8 <= 2**20
 
 
+def test_networks_that_allow_tf32_do_not_round_overlaps(monkeypatch):
+    circuit, none = kept(ising_feature_map(4)), torch.zeros(0, dtype=torch.float32)
+    block = DEVICE.forward_block(circuit, drawn(circuit, 8, 1).float(), none)
+    amplitudes, seen = chain_plain.amplitudes, []
+
+    def watched(*given):
+        seen.append(torch.get_float32_matmul_precision())
+        return amplitudes(*given)
+
+    monkeypatch.setattr(chain_plain, "amplitudes", watched)
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        DEVICE.overlap(block, block)
+        DEVICE.overlap_vjp(block, block, torch.ones(8, 8))
+        assert torch.get_float32_matmul_precision() == "high"
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert seen == ["highest", "highest"]
+
+
 def test_cuda_tensors_are_given_to_it_by_name_and_as_an_object():
     circuit = bsp_feature_map(3).circuit
     for given in ("mps", MPSBackend(), "mps:max_bond=4", DEVICE):
