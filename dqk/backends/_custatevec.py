@@ -7,9 +7,9 @@ leaving the processor (`dqk.backends._triton_states`); above, cuStateVec applies
 
 from __future__ import annotations
 
-import contextlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -215,16 +215,8 @@ class CuStateVecBackend(EncodingBackend):
         with self._products():
             return torch.view_as_real(a @ b.mH).square_().sum(-1)
 
-    @contextlib.contextmanager
-    def _products(self) -> Iterator[None]:
-        """TensorFloat-32 as this backend was told, whatever the user's networks allow."""
-        with _tf32_lock:  # work is only queued inside
-            before = torch.get_float32_matmul_precision()
-            torch.set_float32_matmul_precision("high" if self.tf32 else "highest")
-            try:
-                yield
-            finally:
-                torch.set_float32_matmul_precision(before)
+    def _products(self) -> AbstractContextManager[None]:
+        return gpu.float32_products(self.tf32)
 
     def _states(self, circuit: Circuit, angles: Tensor, shared: Tensor) -> Tensor:
         """Final states, shape (N, 2**n), on the GPU."""
@@ -291,7 +283,6 @@ class CuStateVecBackend(EncodingBackend):
         )
 
 
-_tf32_lock = threading.RLock()
 _threads = threading.local()
 
 

@@ -50,11 +50,16 @@ def amplitudes(chain: Chain, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
         kept = sorted(v for v in {*keep, *others} if v in right)
         environment = _contract(environment, [_ROW, _COLUMN], keep, y, [_COLUMN], others, kept)
         held = kept
-        parts = torch.view_as_real(environment.detach()).abs()
-        exponent = torch.frexp(parts.flatten(2).amax(dim=2))[1]
-        environment = environment * _powers(-exponent, a.dtype).reshape(*exponent.shape, *[1] * len(held))
-        exponents += exponent
+        environment, exponents = rescaled(environment, exponents)
     return environment, exponents
+
+
+def rescaled(environment: Tensor, exponents: Tensor) -> tuple[Tensor, Tensor]:
+    """Environments (N, M, ...) times powers of two, so that their largest numbers are near 1, and the sums of the exponents."""
+    parts = torch.view_as_real(environment.detach()).abs()
+    exponent = torch.frexp(parts.flatten(2).amax(dim=2))[1]
+    powers = _powers(-exponent, parts.dtype)
+    return environment * powers.reshape(*exponent.shape, *[1] * (environment.dim() - 2)), exponents + exponent
 
 
 def values(amplitude: Tensor, exponents: Tensor, log: bool) -> Tensor:

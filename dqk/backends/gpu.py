@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-from contextlib import AbstractContextManager, nullcontext
+import threading
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ import torch
 from dqk.errors import BackendUnavailableError
 
 _DRIVER = Path("/proc/driver/nvidia/version")
+_tf32_lock = threading.RLock()
 PACKAGES = ("cuquantum-python", "custatevec")
 """Each with the ending -cu12 or -cu13."""
 
@@ -112,6 +115,18 @@ def devices() -> list[dict[str, Any]]:
         about = torch.cuda.get_device_properties(k)
         found.append({"name": about.name, "memory_mib": about.total_memory // 2**20, "uuid": uuid_of(k)})
     return found
+
+
+@contextmanager
+def float32_products(tf32: bool) -> Iterator[None]:
+    """Inside, products of float32 may round their factors to 10 bits, or may not, whatever the user's networks do."""
+    with _tf32_lock:  # work is only queued inside
+        before = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("high" if tf32 else "highest")
+        try:
+            yield
+        finally:
+            torch.set_float32_matmul_precision(before)
 
 
 def current(device: torch.device) -> AbstractContextManager[Any]:

@@ -133,7 +133,7 @@ class MPSBackend(EncodingBackend):
         a = self.encode(kept, ax, shared)
         b = a if ay is None else self.encode(kept, ay, shared)
         d = a[-2][:, None] + b[-2][None, :]
-        return d * (2 * self.overlap(a, b).sqrt() + d)
+        return d * (2 * self.overlap(self.prepare(a), self.prepare(b)).sqrt() + d)
 
     def tile_side(self, circuit: Circuit, dtype: torch.dtype) -> int:
         """128 samples, fewer where states are large."""

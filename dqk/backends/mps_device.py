@@ -8,7 +8,7 @@ Nothing here asks for CUDA: with samples in main memory the same code runs there
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -18,9 +18,10 @@ from dqk._resources import memory_bound
 from dqk.backends import chain_plain, gpu
 from dqk.backends.base import Capabilities, Parallel
 from dqk.backends.batching import in_chunks
-from dqk.backends.chain import Chain
+from dqk.backends.chain_states import ChainStates
 from dqk.backends.mps import MPSBackend
 from dqk.backends.product import bloch_factors
+from dqk.backends.truncated import TruncatedStates, amplitudes, no_gradient
 from dqk.circuit import Circuit
 from dqk.errors import InvalidInputError, MemoryBoundError, UnsupportedError
 
@@ -36,11 +37,11 @@ class _Block:
     """Encodings of one block.
 
     Attributes:
-        chain: what they belong to; None for products.
+        states: what they belong to; None for products.
         numbers: of all tensors, shape (V, N), or Bloch vectors (n, 3, N).
     """
 
-    chain: Chain | None
+    states: ChainStates | TruncatedStates | None
     numbers: Tensor
 
     @property
@@ -54,14 +55,14 @@ class _Block:
 
     def encoding(self, cotangent: Tensor) -> Tensor:
         """Of the shape of an encoding, whose last row names the circuit."""
-        return cotangent if self.chain is None else torch.cat([cotangent, cotangent.new_zeros(1, cotangent.shape[-1])])
+        return cotangent if self.states is None else torch.cat([cotangent, cotangent.new_zeros(1, cotangent.shape[-1])])
 
 
 class MPSOnDevice(MPSBackend):
     """Matrix-product states on the samples' device; encodings are those of `MPSBackend`, there.
 
     Args:
-        max_bond: as for `MPSBackend`; circuits that would be truncated are refused.
+        max_bond: as for `MPSBackend`.
         chunk_mib: most memory that is worked on at once besides the states; None for what the device has free.
         fused: whether one kernel computes overlaps, of circuits that have one; None for samples on a GPU.
     """
@@ -73,20 +74,12 @@ class MPSOnDevice(MPSBackend):
         super().__init__(max_bond)
         if chunk_mib is not None and chunk_mib < 1:
             raise InvalidInputError(f"chunk_mib={chunk_mib!r}, expected None or at least 1")
-        self.capabilities, self.chunk_mib, self.fused = MPSOnDevice.capabilities, chunk_mib, fused
+        self.capabilities = replace(self.capabilities, device="cuda")
+        self.chunk_mib, self.fused = chunk_mib, fused
 
     def on(self, device: str) -> MPSBackend:
         """Itself, or the one for main memory."""
         return self if device == "cuda" else MPSBackend(self.max_bond)
-
-    def check_supported(self, circuit: Circuit) -> None:
-        """Refuses circuits whose exact states are too large."""
-        super().check_supported(circuit)
-        if not circuit.is_product and not hasattr(self._states(circuit)[1], "chain"):
-            raise UnsupportedError(
-                f"this circuit on {circuit.n_qubits} qubits needs bonds above max_bond={self.max_bond}, and truncated states run "
-                "on the CPU only; move the samples with .cpu(), raise max_bond, or use backend='custatevec' up to about 30 qubits"
-            )
 
     def tile_side(self, circuit: Circuit, dtype: torch.dtype) -> int:
         """1024 samples, fewer where encodings are large."""
@@ -116,7 +109,7 @@ class MPSOnDevice(MPSBackend):
     def prepare(self, encoded: Tensor) -> Any:
         """The encodings as a block."""
         states = None if encoded.dim() == 3 else self._states_of(encoded)
-        return _Block(None, encoded) if states is None else _Block(states.chain, encoded[:-1])
+        return _Block(None, encoded) if states is None else _Block(states, encoded[:-1])
 
     def encode_vjp(
         self, circuit: Circuit, angles: Tensor, shared: Tensor, encoded: Tensor, cotangent: Tensor
@@ -138,7 +131,7 @@ class MPSOnDevice(MPSBackend):
         overlaps, numbers = self._path(a)
 
         def run(rows: slice) -> None:
-            out[rows] = overlaps(a.chain, a.part(rows), b.numbers, log)
+            out[rows] = overlaps(a.states, a.part(rows), b.numbers, log)
 
         if out.numel():
             self._in_chunks(a, b, numbers, run)
@@ -146,31 +139,36 @@ class MPSOnDevice(MPSBackend):
 
     def _path(self, a: _Block) -> tuple[Callable[..., Tensor], int]:
         """What computes overlaps, and how many complex numbers a pair takes meanwhile."""
-        if a.chain is None:
+        states = a.states
+        if states is None:
             return _by_bloch_vectors, 1
+        if isinstance(states, TruncatedStates):
+            return _by_bonds, _COPIES * states.largest_environment
         if a.numbers.is_cuda if self.fused is None else self.fused:
             from dqk.backends import _triton_chains
 
-            if _triton_chains.fits(a.chain):
-                return _by_one_kernel, _triton_chains.numbers(a.chain) // 2 + 2
-        return _by_products, _COPIES * a.chain.largest_environment
+            if _triton_chains.fits(states.chain):
+                return _by_one_kernel, _triton_chains.numbers(states.chain) // 2 + 2
+        return _by_products, _COPIES * states.chain.largest_environment
 
     def _pulled(self, a: Any, b: Any, cotangent: Tensor, log: bool, both: bool) -> tuple[Tensor, Tensor]:
-        of_a, of_b = torch.zeros_like(a.numbers), torch.zeros_like(b.numbers)
+        states, of_a, of_b = a.states, torch.zeros_like(a.numbers), torch.zeros_like(b.numbers)
+        if isinstance(states, TruncatedStates):
+            raise UnsupportedError(no_gradient(states))
 
         def run(rows: slice) -> None:
             with torch.enable_grad():
                 leaves = [a.part(rows).detach().clone().requires_grad_()]
                 leaves += [b.numbers.detach().requires_grad_()] if both else []
                 y = leaves[1] if both else b.numbers
-                outputs, weights = _weighted(a.chain, leaves[0], y, cotangent[rows], log)
+                outputs, weights = _weighted(states, leaves[0], y, cotangent[rows], log)
                 found = torch.autograd.grad(outputs, leaves, weights)
             of_a[..., rows] = found[0]
             if both:
                 of_b.add_(found[1])
 
         if cotangent.numel():
-            numbers = 2 * a.numbers.shape[0] if a.chain is None else _COPIES * a.chain.environments
+            numbers = 2 * a.numbers.shape[0] if states is None else _COPIES * states.chain.environments
             self._in_chunks(a, b, numbers, run)
         return a.encoding(of_a), b.encoding(of_b)
 
@@ -186,13 +184,13 @@ class MPSOnDevice(MPSBackend):
     def _block(self, circuit: Circuit, encoded: Tensor) -> _Block:
         if circuit.is_product:
             return _Block(None, encoded)
-        return _Block(self._states(circuit)[1].chain, encoded[:-1])
+        return _Block(self._states(circuit)[1], encoded[:-1])
 
     def _in_chunks(self, a: _Block, b: _Block, numbers: int, run: Callable[[slice], None]) -> None:
         """Runs slices of the rows, each of whose pairs takes so many complex numbers."""
         device, each = a.numbers.device, max(1, 2 * numbers * a.numbers.itemsize * b.shape[-1])
         free = self._free(device) if self.chunk_mib is None else self.chunk_mib * _MIB
-        with gpu.current(device):
+        with gpu.current(device), gpu.float32_products(tf32=False):
             in_chunks(a.shape[-1], each, free, run, lambda: self._too_large(each, b.shape[-1], device))
 
     def _free(self, device: torch.device) -> int:
@@ -215,22 +213,26 @@ def _by_bloch_vectors(_: None, a: Tensor, b: Tensor, log: bool) -> Tensor:
     return total
 
 
-def _by_one_kernel(chain: Chain, a: Tensor, b: Tensor, log: bool) -> Tensor:
+def _by_bonds(states: TruncatedStates, a: Tensor, b: Tensor, log: bool) -> Tensor:
+    return chain_plain.values(*amplitudes(states, a, b), log)
+
+
+def _by_one_kernel(states: ChainStates, a: Tensor, b: Tensor, log: bool) -> Tensor:
     from dqk.backends._triton_chains import squares
 
-    return chain_plain.unscaled(*squares(chain, a, b), log)
+    return chain_plain.unscaled(*squares(states.chain, a, b), log)
 
 
-def _by_products(chain: Chain, a: Tensor, b: Tensor, log: bool) -> Tensor:
-    return chain_plain.values(*chain_plain.amplitudes(chain, a, b), log)
+def _by_products(states: ChainStates, a: Tensor, b: Tensor, log: bool) -> Tensor:
+    return chain_plain.values(*chain_plain.amplitudes(states.chain, a, b), log)
 
 
-def _weighted(chain: Chain | None, a: Tensor, b: Tensor, cotangent: Tensor, log: bool) -> tuple[Tensor, Tensor]:
+def _weighted(states: ChainStates | None, a: Tensor, b: Tensor, cotangent: Tensor, log: bool) -> tuple[Tensor, Tensor]:
     """Something to differentiate and its cotangents, which give those of K or log K. Pairs that nobody asks for give zeros."""
-    if chain is None:
+    if states is None:
         factors = torch.stack(list(bloch_factors(a, b)))
         if log:
             return torch.where(cotangent == 0, torch.ones_like(factors), factors).log().sum(dim=0), cotangent
         return factors.prod(dim=0), cotangent
-    amplitude, exponents = chain_plain.amplitudes(chain, a, b)
+    amplitude, exponents = chain_plain.amplitudes(states.chain, a, b)
     return chain_plain.weighted(amplitude, exponents, cotangent, log)

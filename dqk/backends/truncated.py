@@ -14,6 +14,7 @@ from torch import Tensor
 from dqk._cost import Effort
 from dqk.backends.arrays import contiguous
 from dqk.backends.base import Parallel
+from dqk.backends.chain_plain import rescaled
 from dqk.backends.efforts import truncated_effort
 from dqk.circuit import Circuit, Gate
 from dqk.errors import UnsupportedError
@@ -82,11 +83,11 @@ class TruncatedStates:
 
     def encode_vjp(self, angles: Tensor, shared: Tensor, cotangent: np.ndarray) -> tuple[Tensor, Tensor]:
         """Refused."""
-        raise UnsupportedError(_no_gradient(self))
+        raise UnsupportedError(no_gradient(self))
 
     def vjp(self, a: np.ndarray, b: np.ndarray, cotangent: np.ndarray, log: bool) -> tuple[np.ndarray, np.ndarray]:
         """Refused."""
-        raise UnsupportedError(_no_gradient(self))
+        raise UnsupportedError(no_gradient(self))
 
     def prepare(self, encoded: np.ndarray) -> np.ndarray:
         """The encoding itself."""
@@ -114,10 +115,15 @@ class TruncatedStates:
         with np.errstate(divide="ignore"):
             return torch.from_numpy(np.log(square) + 2 * scale if log else square * np.exp(2 * scale))
 
+    @property
+    def largest_environment(self) -> int:
+        """Complex numbers between two steps of an overlap."""
+        return max(2 * left * right for left, right in zip(self.bonds, self.bonds[1:], strict=False))
+
     def expectations(self, encoded: Tensor, words: tuple[str, ...]) -> Tensor:
         """Expectation values of Pauli strings, shape (N, O); not differentiable."""
         if encoded.requires_grad:
-            raise UnsupportedError(_no_gradient(self))
+            raise UnsupportedError(no_gradient(self))
         paulis = {"X": np.array([[0, 1], [1, 0]]), "Y": np.array([[0, -1j], [1j, 0]]), "Z": np.diag([1, -1])}
         tensors, found = self._tensors(encoded.numpy()), []
         for word in words:
@@ -137,6 +143,21 @@ class TruncatedStates:
             found.append((part[..., 0] + 1j * part[..., 1]).reshape(-1, left, 2, right))
             at += 2 * count
         return found
+
+
+def amplitudes(states: TruncatedStates, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """`<b_j|a_i>` by torch on any device, as `dqk.backends.chain_plain.amplitudes` gives it."""
+    environment = torch.ones(a.shape[-1], b.shape[-1], 1, 1, dtype=torch.complex(a[:0], a[:0]).dtype, device=a.device)
+    exponents, at = torch.zeros(environment.shape[:2], dtype=torch.int32, device=a.device), 0
+    for left, right in zip(states.bonds, states.bonds[1:], strict=False):
+        count = 2 * left * right
+        parts = (numbers[at : at + 2 * count].reshape(left, 2, right, 2, -1) for numbers in (a, b))
+        x, y = (torch.complex(part[:, :, :, 0], part[:, :, :, 1]) for part in parts)
+        environment = torch.einsum("ijlk,lsri->ijrsk", environment, x)
+        environment = torch.einsum("ijrsk,ksqj->ijrq", environment, y.conj())
+        environment, exponents = rescaled(environment, exponents)
+        at += 2 * count
+    return environment[:, :, 0, 0], exponents
 
 
 class _State:
@@ -221,7 +242,8 @@ class _State:
         self.canonical = (k, k + 1)
 
 
-def _no_gradient(states: TruncatedStates) -> str:
+def no_gradient(states: TruncatedStates) -> str:
+    """Why gradients are refused, and what else there is."""
     return (
         f"truncated matrix-product states (max_bond={states.max_bond}) have no gradients; use exact ones (backend='mps'), "
         "backend='statevector' for up to about 20 qubits, or fewer layers"

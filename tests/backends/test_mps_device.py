@@ -141,6 +141,27 @@ def test_chunks_are_sized_from_the_memory_that_they_may_take(monkeypatch):
     assert max(wide) * 64 * 16 * 8 <= 2**20
 
 
+def test_networks_that_allow_tf32_do_not_round_overlaps(monkeypatch):
+    circuit, none = kept(ising_feature_map(4)), torch.zeros(0, dtype=torch.float32)
+    block = DEVICE.forward_block(circuit, drawn(circuit, 8, 1).float(), none)
+    amplitudes, seen = chain_plain.amplitudes, []
+
+    def watched(*given):
+        seen.append(torch.get_float32_matmul_precision())
+        return amplitudes(*given)
+
+    monkeypatch.setattr(chain_plain, "amplitudes", watched)
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        DEVICE.overlap(block, block)
+        DEVICE.overlap_vjp(block, block, torch.ones(8, 8))
+        assert torch.get_float32_matmul_precision() == "high"
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert seen == ["highest", "highest"]
+
+
 def test_cuda_tensors_are_given_to_it_by_name_and_as_an_object():
     circuit = bsp_feature_map(3).circuit
     for given in ("mps", MPSBackend(), "mps:max_bond=4", DEVICE):
@@ -152,9 +173,11 @@ def test_cuda_tensors_are_given_to_it_by_name_and_as_an_object():
 
 
 def test_what_it_cannot_do_is_refused():
-    deep = ising_feature_map(12, reps=4).circuit
-    with pytest.raises(UnsupportedError, match=r"bonds above max_bond=4.*CPU only.*\.cpu\(\)"):
-        resolve("mps:max_bond=4", deep, "cuda")
+    circuit, none = kept(ising_feature_map(8, reps=4)), torch.zeros(0, dtype=torch.float64)
+    backend = MPSOnDevice(max_bond=4)
+    block = backend.forward_block(circuit, drawn(circuit, 8, 1), none)
+    with pytest.raises(UnsupportedError, match=r"truncated.*max_bond=4.*no gradients"):
+        backend.overlap_vjp(block, block, torch.ones(8, 8, dtype=torch.float64))
     with pytest.raises(InvalidInputError, match="chunk_mib=0"):
         MPSOnDevice(chunk_mib=0)
 
@@ -171,6 +194,20 @@ def test_nothing_leaves_the_device(feature_map, log):
     vjp = DEVICE.log_overlap_vjp if log else DEVICE.overlap_vjp
     for found, expected in zip(vjp(a, b, k), encoded, strict=True):
         assert found.device.type == "meta" and found.shape == expected.shape and found.dtype == torch.float32
+
+
+@pytest.mark.parametrize("log", [False, True])
+def test_truncated_states_are_those_of_main_memory_with_their_bound(log):
+    circuit, none = kept(ising_feature_map(12, reps=4, gamma=0.6)), torch.zeros(0, dtype=torch.float64)
+    ax, ay = drawn(circuit, 11, 1), drawn(circuit, 7, 2)
+    found = []
+    for backend in (MPSBackend(max_bond=4), MPSOnDevice(max_bond=4, chunk_mib=1)):
+        assert not backend.capabilities.exact
+        blocks = [backend.forward_block(circuit, angles, none) for angles in (ax, ay)]
+        found.append((backend.forward_tile(*blocks, log), backend.error_bound(circuit, ax, ay)))
+    torch.testing.assert_close(found[1], found[0], rtol=1e-9, atol=1e-12)
+    exact = REFERENCE.fidelity(circuit, ax, ay)
+    assert (found[1][1] >= ((found[1][0].exp() if log else found[1][0]) - exact).abs()).all()
 
 
 def test_no_samples_give_empty_matrices():

@@ -204,3 +204,12 @@ def test_matrix_product_states_with_little_memory_give_the_same_and_leave_none_b
     for _ in range(20):
         few.fidelity_vjp(circuit, angles, None, none, cotangent)
     assert torch.cuda.memory_allocated() == before
+
+
+@pytest.mark.parametrize("log", [False, True])
+def test_truncated_states_on_the_gpu_are_the_cpus(log):
+    x = torch.rand(70, 12, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    kernel = FidelityKernel(ising_feature_map(12, reps=4, gamma=0.6), backend="mps:max_bond=4")
+    found = gram(kernel, x.cuda(), log=log)
+    assert found.device.type == "cuda"
+    torch.testing.assert_close(found.cpu(), gram(kernel, x, log=log), rtol=1e-9, atol=1e-12)
