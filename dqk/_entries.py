@@ -71,7 +71,8 @@ def _circuit(text: str) -> Circuit:
 def run_entries(header: dict[str, Any], extra: Mapping[str, np.ndarray], arrays: Mapping[str, Any]) -> bytes:
     """Jobs for a device: `entries` holds (item, shots, seed, tag), the arrays `<item>.left` and `<item>.right` its angles.
 
-    Gives the frequencies of each item; what failed is listed with its cause, and as uncharged if it costs nothing. With a
+    Gives the frequencies of each item; what failed is listed with its cause, as uncharged if it costs nothing, and what the device
+    says that it cannot do. With a
     `log` the device's own name of a job is added there before its result is waited for, so that it can be found again after
     a crash.
     """
@@ -82,6 +83,7 @@ def run_entries(header: dict[str, Any], extra: Mapping[str, np.ndarray], arrays:
     values: dict[str, np.ndarray] = {}
     failed: list[tuple[int, str]] = []
     uncharged: list[int] = []
+    unsupported: str | None = None
     spans: list[tuple[str, int, float, float]] = []
     for item, shots, seed, tag in header["entries"]:
         began = time.time()
@@ -96,8 +98,10 @@ def run_entries(header: dict[str, Any], extra: Mapping[str, np.ndarray], arrays:
             failed.append((item, cause(error)))
             if isinstance(error, InvalidInputError | UnsupportedError) or getattr(error, "charged", True) is False:
                 uncharged.append(item)
+            if isinstance(error, UnsupportedError):
+                unsupported = str(error)
         spans.append(("measure", item, began, time.time()))
-    return pack({"failed": failed, "uncharged": uncharged, "spans": spans}, values)
+    return pack({"failed": failed, "uncharged": uncharged, "unsupported": unsupported, "spans": spans}, values)
 
 
 def _note(log: str, tag: str, job: str) -> None:

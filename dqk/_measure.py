@@ -24,7 +24,7 @@ from dqk._wire import pack
 from dqk.backends.sampled import DeviceLimits, SampledBackend
 from dqk.circuit import Circuit
 from dqk.cluster import Arrays, WorkerPool
-from dqk.errors import BudgetError, DQKError, UnsupportedError
+from dqk.errors import BudgetError, DQKError, TileError, UnsupportedError
 from dqk.scheduler import Placement, Plan, Policy
 from dqk.store.jobs import JobLog, JobRecord
 
@@ -132,7 +132,7 @@ class Measurement:
         Raises:
             BudgetError: if the budget does not cover all.
             TileError: if jobs failed as often as they may.
-            UnsupportedError: if the device takes no such shots.
+            UnsupportedError: if the device takes no such shots, or says that it cannot run the circuit.
         """
         self._check(shots)
         jobs = cut_jobs(shots, len(left), self.job_rows)
@@ -152,6 +152,10 @@ class Measurement:
                     run(pool, work.plan, work, self._policy(), done, self.observers, placement)
                 except BudgetError as error:
                     raise BudgetError(f"{error}; {self._kept(found)}") from error
+                except TileError as error:
+                    if work.unsupported is None or np.isfinite(found).any():
+                        raise
+                    raise UnsupportedError(work.unsupported) from error
             return {"found": found}
 
         problem = digest_of({"left": left, "right": right, **work.arrays})
@@ -259,6 +263,7 @@ class _Jobs(Work):
         self.plan = Plan(np.stack([numbers, numbers], axis=1), np.array(seconds), m.job_rows)
         self.again: dict[int, JobRecord] = {}  # open intents of an earlier run
         self.tries: dict[int, int] = {}
+        self.unsupported: str | None = None  # what a device said that it cannot do
 
     def known(self, needed: np.ndarray | None) -> list[int]:
         """Items that need not be measured: their results are in the log, or nobody asks for their rows."""
@@ -349,6 +354,7 @@ class _Jobs(Work):
     def refused(self, items: Collection[int], document: dict[str, Any]) -> None:
         """Gives back the shots of jobs that the device did not run, or does not charge for."""
         m = self.measurement
+        self.unsupported = document.get("unsupported") or self.unsupported
         for item in set(items) & set(document.get("uncharged", ())):
             shots, rows = self.shots[item], len(self.jobs[item])
             if shots is not None:

@@ -12,7 +12,7 @@ from dqk._run import Observer
 from dqk.backends.base import Capabilities
 from dqk.backends.sampled import DeviceLimits
 from dqk.cluster.inline import InlinePool
-from dqk.errors import BudgetError, ClusterError, InvalidInputError, UnsupportedError
+from dqk.errors import BudgetError, ClusterError, InvalidInputError, TileError, UnsupportedError
 from dqk.kernels import ShotPlan
 from dqk.kernels.feature_maps import zz_feature_map
 from dqk.qpu.pool import QPUPool
@@ -69,6 +69,28 @@ def test_a_sampler_whose_processor_is_too_narrow_is_refused_before_anything_is_s
     sampler = SamplerBackend(Untouched(), backend=GenericBackendV2(2))
     with pytest.raises(UnsupportedError, match="at most 2 qubits, the circuit has 3"):
         gram(FidelityKernel(zz_feature_map(3), sampler, shots=10), samples(4, 3), seed=0)
+
+
+def test_what_only_the_device_knows_that_it_cannot_run_is_one_error_too() -> None:
+    """Unless others of its jobs came back: then it is a failure of these jobs."""
+
+    class Picky(ExactDevice):
+        takes = 0
+
+        def run(self, *given, **more):
+            if len(self.jobs) >= self.takes:
+                raise UnsupportedError("no rzz on Sundays")
+            return super().run(*given, **more)
+
+    device = Picky(10)
+    kernel = FidelityKernel(MAP, device, shots=ShotPlan(10, budget=1900))
+    with InlinePool(1) as pool:
+        with pytest.raises(UnsupportedError, match="^no rzz on Sundays$"):
+            gram(kernel, samples(20), seed=0, executor=pool)
+        assert not device.jobs
+        device.takes = 3
+        with pytest.raises(TileError, match="16 of 19 tiles failed every time.*no rzz on Sundays"):
+            gram(kernel, samples(20), seed=0, executor=pool)
 
 
 class Timed(ExactDevice):
