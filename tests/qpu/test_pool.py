@@ -82,6 +82,11 @@ def test_the_command_line(services, tmp_path) -> None:
     priced = json.loads(run("-o", "K.zarr", "--dry-run").stdout)
     assert (priced["circuits"], priced["shots"], priced["jobs"]) == (190, 19_000, 8)
     assert not (tmp_path / "K.zarr").exists()
+    planned = [word if word != "gram" else "plan" for word in command]
+    planned = json.loads(subprocess.run(planned, cwd=tmp_path, capture_output=True, text=True, timeout=100).stdout)
+    row, *others = planned["backends"]
+    assert row["chosen"] and "190 circuits" in row["why"] and not any(other["chosen"] for other in others)
+    assert (row["seconds"] or 0.0) == pytest.approx(priced["device_s"] / 2) and (row["price"] or 0.0) == priced["price"]
     found = json.loads(run("-o", "K.zarr").stdout)
     assert found["shots"] == 19_000 and set(found["qpus"]) == {f"qpu:{service.url}" for service in services[:2]}
     assert found["digest"] == StoredGram(tmp_path / "K.zarr").digest

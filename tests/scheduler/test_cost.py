@@ -113,9 +113,7 @@ def test_a_measured_model_is_in_force_once_it_is_saved(folder, monkeypatch):
         f"{name}, {dtype}" for name in ("mps", "reference", "statevector") for dtype in ("float32", "float64")
     } <= set(told)
     defaults = CostModel().rates
-    apart = {
-        kind for kind in defaults if kind.startswith(("mps-plain", "mps-truncated", "custatevec"))
-    }  # slow, or not on CPUs
+    apart = {kind for kind in defaults if kind.startswith(("mps-plain", "mps-truncated", "custatevec"))}
     assert all((model.rates[kind] != rates) == (kind not in apart) for kind, rates in defaults.items())
     path = _calibration.save(model)
     assert path.parent == folder and [p.name for p in folder.glob("cost-model*")] == [path.name]
