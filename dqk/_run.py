@@ -159,8 +159,9 @@ class _Loop:
         self.result: tuple[dict[str, Any], dict[str, np.ndarray]] = {}, {}
 
     def turn(self) -> None:
-        for worker in self.pool.workers():
-            self._probe(worker)
+        workers = self.pool.workers()
+        for place, worker in enumerate(workers, 1):
+            self._probe(worker, place < len(workers))
         self._release()
         while not self.dispatch.finished:
             now = time.monotonic()
@@ -202,13 +203,13 @@ class _Loop:
                 worker, theirs, items = self.tickets.pop(ticket)
                 self._tell(scheduler.Failed(worker, theirs, items, cause))
 
-    def _probe(self, worker: Worker) -> None:
+    def _probe(self, worker: Worker, more: bool = False) -> None:
         if worker.id in self.met:  # it joined before this run began, and `poll` says so now
             return
         self.met.add(worker.id)
         question = self.work.probe(worker)
         if question is None:
-            self._join(worker)
+            self._join(worker, more)
             return
         ticket = next(_tickets)
         self.probing[ticket] = worker, time.monotonic() + self.patience_s
@@ -227,9 +228,9 @@ class _Loop:
                 "driver's disk; is it a network disk that hangs?"
             )
 
-    def _join(self, worker: Worker) -> None:
+    def _join(self, worker: Worker, more: bool = False) -> None:
         self._watch("joined", worker)
-        self._tell(scheduler.Joined(worker.id, worker.slots))
+        self._tell(scheduler.Joined(worker.id, worker.slots, more))
 
     def _done(self, ticket: int, result: Any) -> None:
         worker, theirs, items = self.tickets.pop(ticket)

@@ -198,9 +198,9 @@ class VirtualRun:
     def run(self) -> Outcome:
         """To the end; items that cannot be done are in the log."""
         env, dispatch = self._env, self._dispatch
-        for _, device in self._devices.values():
-            if not device.lost:
-                self._tell(Joined(device.name))
+        alive = [device.name for _, device in self._devices.values() if not device.lost]
+        for place, name in enumerate(alive, 1):
+            self._tell(Joined(name, more=place < len(alive)))
         if self._arrivals is not None:
             for item, when in enumerate(self._arrivals.tolist()):
                 self._later(max(0.0, when - env.now), item, lambda event: self._tell(Ready((event.value,))))

@@ -129,8 +129,10 @@ class Dispatch:
                 self._on_done(worker, number, items, now, actions)
             case Failed(worker, number, items, cause):
                 self._on_failed(worker, number, items, cause, now, actions)
-            case Joined(name, slots):
+            case Joined(name, slots, more):
                 self._crew.join(name, slots)
+                if more:
+                    return actions
             case Lost(name, cause):
                 self._remove(name, cause, actions)
             case Tick():

@@ -11,10 +11,14 @@ from typing import TypeAlias
 
 @dataclass(frozen=True, slots=True)
 class Joined:
-    """A worker that computes `slots` assignments at once can be given work."""
+    """A worker that computes `slots` assignments at once can be given work.
+
+    With `more`, others join at this moment, too: work is given out when the last of them has, so that little work is spread.
+    """
 
     worker: str
     slots: int = 1
+    more: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -159,6 +159,14 @@ def test_a_service_that_dies_is_drained_and_its_jobs_go_elsewhere(tmp_path) -> N
     assert drained[0] is None and "does not answer" in drained[1]
 
 
+def test_few_jobs_are_spread(tmp_path) -> None:
+    """As many jobs as processors: each gets one, where they are priced, so that none is sent twice, too."""
+    priced = "[limits]\nmax_circuits_per_job = 12\n[times]\njob_s = 0.3\n[price]\nper_job = 1.0\n"
+    with serving(tmp_path, priced, priced, priced) as services, QPUPool([service.url for service in services]) as pool:
+        gram(FidelityKernel(MAP, shots=10), samples(9), seed=3, executor=pool)
+        assert [report.jobs for report in pool.reports] == [1, 1, 1]
+
+
 def test_a_service_out_of_calibration_is_drained(tmp_path) -> None:
     with serving(tmp_path, LIMITED, LIMITED + "[noise]\nreadout_0 = 0.2\n") as (good, bad):
         with QPUPool([good.url, bad.url], least_fidelity=0.9) as pool:
