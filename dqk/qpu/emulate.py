@@ -1,7 +1,7 @@
 """Plays an experiment through in virtual time.
 
 The scheduler, the cutting into jobs and the sharing out of shots are those of real runs; the clock and the devices are models.
-`emulate(Experiment.read("examples/fleets/hetero6.toml"))` is what `dqk emulate` does.
+`emulate(Experiment.read("examples/fleets/hetero6.toml"), downstream=qklstm_loss)` is what `dqk emulate` does.
 """
 
 from __future__ import annotations

@@ -182,9 +182,9 @@ repeats = 1
 
 
 def test_error_aware_has_what_matters_on_the_good_device(tmp_path) -> None:
-    """Jobs have entries of like weight: with jobs of mixed ones the weighted error is hardly smaller than by pulling."""
+    """Jobs have entries of like weight: with jobs of mixed ones the weighted error is four times as large."""
     aware, pull = played(tmp_path, UNLIKE, "error_aware", "pull")
-    assert aware.figures["weighted_error"] < 0.5 * pull.figures["weighted_error"]
+    assert aware.figures["weighted_error"] < 0.08 * pull.figures["weighted_error"]
     assert aware.figures["error"] > 0.5 * pull.figures["error"]  # half of the entries are on the bad one in any case
 
 
