@@ -18,7 +18,7 @@ PYTEST_ARGS ?=
 DEMO_ARGS ?=
 SOAK_ARGS ?=
 GPU_ARGS ?=
-BENCHMARKS ?= benchmarks/gram.py benchmarks/qklstm_step.py benchmarks/store.py benchmarks/farming.py benchmarks/executors.py benchmarks/structure.py benchmarks/learning.py
+BENCHMARKS ?= benchmarks/gram.py benchmarks/qklstm_step.py benchmarks/store.py benchmarks/farming.py benchmarks/executors.py benchmarks/structure.py benchmarks/planner.py benchmarks/qpu.py benchmarks/learning.py
 
 comma := ,
 step = @printf '\n==> %s\n' "$(1)"

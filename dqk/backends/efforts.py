@@ -35,7 +35,8 @@ def statevector_effort(circuit: Circuit, itemsize: int, side: int) -> Effort:
         3.0, max(0.0, math.log2(2 * VECTOR_BYTES * size / _CACHE_BYTES))
     )  # a vector of states that no cache holds
     from_memory = 32 * size * side * itemsize / 8 > _CACHE_BYTES  # two blocks
-    written = 4.5 if from_memory else 2.5  # the product state and the panels, in passes
+    # The product state and the panels, in passes; fresh pages of wide states are dear.
+    written = (4.5 if from_memory else 2.5) + 5 * outside
     return Effort(
         "statevector",
         angles + 4,

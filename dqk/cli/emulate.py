@@ -35,6 +35,7 @@ _SHORT = {
     "error": "error",
     "weighted_error": "w. error",
     "accuracy": "SVC",
+    "lstm_loss": "LSTM loss",
 }
 
 
@@ -80,7 +81,7 @@ def emulate(
     folder.mkdir(parents=True, exist_ok=True)  # before the work is done
     console = stderr()
     with console.status("") as status:
-        results = play(experiment, lambda text: status.update(text))
+        results = play(experiment, lambda text: status.update(text), _qklstm_loss)
     written = _write(experiment, results, folder)
     if json:
         print_json({"files": [str(path) for path in written], "rows": [_document(row) for row in results.rows]})
@@ -88,6 +89,12 @@ def emulate(
     _show(results)
     for path in written:
         stdout().print(f"written: {path}", markup=False, soft_wrap=True)
+
+
+def _qklstm_loss(*given: Any) -> dict[str, float]:
+    from dqk.training.emulated import qklstm_loss  # loaded only where it is asked for
+
+    return qklstm_loss(*given)
 
 
 def _beside(experiment: Any, json: bool) -> None:

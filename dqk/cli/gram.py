@@ -76,11 +76,11 @@ def gram(
     """Compute the kernel matrix of the samples in a file, one qubit per column."""
     if executor == "mpi" and serves(workers):
         return
-    use_tokens(measuring.token_file)
     with contextlib.ExitStack() as stack:
         if executor == "mpi":  # the other ranks wait for rank 0, also if it finds that there is nothing to do
             pool = stack.enter_context(opened(executor, None))
         measuring.check(backend, executor, workers, log, shard)
+        use_tokens(measuring.token_file)
         errors = measuring.return_std_error and out.suffix == ".npy"
         destination = _destination(out, resume, take_over, shard, trace, timeline, errors)
         kernel, samples, others = problem(x, y, feature_map, layers, bandwidth, backend, measuring.plan)

@@ -68,7 +68,7 @@ class QPUClient:
         token = os.environ.get(TOKEN_VARIABLE) or None if token is None else token
         self.timeout_s = real_number("timeout_s", timeout_s, above=0.0)
         self._token = None if token is None else check_token(token, "the token")
-        self._kept: tuple[int, Any] | None = None
+        self._kept: dict[int, Any] = {}  # by process: a forked child must not share its parent's socket
 
     def __repr__(self) -> str:
         return f"QPUClient({self.url!r})"
@@ -76,7 +76,7 @@ class QPUClient:
     def another(self, timeout_s: float | None = None) -> QPUClient:
         """A client of the same service, with a connection and perhaps a patience of its own."""
         made = QPUClient.__new__(QPUClient)
-        made.__dict__.update(self.__dict__, _kept=None, timeout_s=self.timeout_s if timeout_s is None else timeout_s)
+        made.__dict__.update(self.__dict__, _kept={}, timeout_s=self.timeout_s if timeout_s is None else timeout_s)
         return made
 
     def __deepcopy__(self, memo: dict[int, object]) -> QPUClient:
@@ -197,9 +197,9 @@ class QPUClient:
 
     def close(self) -> None:
         """Closes the connection; the next call opens another one."""
-        if self._kept is not None and self._kept[0] == os.getpid():
-            self._kept[1].close()
-        self._kept = None
+        kept = self._kept.pop(os.getpid(), None)
+        if kept is not None:
+            kept.close()
 
     def __del__(self) -> None:
         if hasattr(self, "_kept"):  # else it was refused
@@ -212,25 +212,24 @@ class QPUClient:
         self.close()
 
     def _connection(self) -> Any:
-        if self._kept is None or self._kept[0] != os.getpid():  # a forked child must not share its parent's socket
-            httpx = _httpx()
-            headers = {} if self._token is None else {"Authorization": f"Bearer {self._token}"}
-            try:
-                local = httpx.URL(self.url).host in ("127.0.0.1", "localhost", "::1")
-            except httpx.InvalidURL as error:
-                raise InvalidInputError(f"{self.url!r} is no URL: {error}") from error
-            self._kept = (
-                os.getpid(),
-                httpx.Client(
-                    base_url=self.url,
-                    headers=headers,
-                    trust_env=not local,
-                    verify=self.url.startswith(
-                        "https"
-                    ),  # where there is nothing to verify, certificates need not be loaded
-                ),
-            )
-        return self._kept[1]
+        found = self._kept.get(os.getpid())
+        if found is None:
+            made = self._opened()
+            found = self._kept.setdefault(os.getpid(), made)
+            if found is not made:  # another thread was first
+                made.close()
+        return found
+
+    def _opened(self) -> Any:
+        httpx = _httpx()
+        headers = {} if self._token is None else {"Authorization": f"Bearer {self._token}"}
+        try:
+            local = httpx.URL(self.url).host in ("127.0.0.1", "localhost", "::1")
+        except httpx.InvalidURL as error:
+            raise InvalidInputError(f"{self.url!r} is no URL: {error}") from error
+        # Where there is nothing to verify, certificates need not be loaded.
+        verify = self.url.startswith("https")
+        return httpx.Client(base_url=self.url, headers=headers, trust_env=not local, verify=verify)
 
     def _request(self, method: str, path: str, patience_s: float = 0.0, **given: Any) -> dict[str, Any]:
         """The JSON document of an answer. Repeats the request while that may help and there is time.

@@ -1,7 +1,7 @@
 """Plays an experiment through in virtual time.
 
 The scheduler, the cutting into jobs and the sharing out of shots are those of real runs; the clock and the devices are models.
-`emulate(Experiment.read("examples/fleets/hetero6.toml"))` is what `dqk emulate` does.
+`emulate(Experiment.read("examples/fleets/hetero6.toml"), downstream=qklstm_loss)` is what `dqk emulate` does.
 """
 
 from __future__ import annotations
@@ -9,23 +9,27 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from dqk._estimate import Estimate, SampledJob, estimate
 from dqk._measure import Device as Named
 from dqk._measure import cut_jobs
-from dqk.backends.sampled import DeviceLimits
+from dqk.backends.sampled import DeviceLimits, SampledBackend
 from dqk.errors import InvalidInputError, TileError
 from dqk.kernels.shot_plan import ShotPlan
 from dqk.qpu._virtual import Device, Outcome, VirtualRun
 from dqk.qpu.experiment import Experiment, Settings, Variant
 from dqk.qpu.fleet import QPU, Fleet, Simulator
+from dqk.qpu.mixture import MixtureBackend
 from dqk.qpu.models import JobKind, fitting, modelled, offer
 from dqk.qpu.results import Results, Run, measures
 from dqk.qpu.workload import Part, Workload, workload
 from dqk.scheduler import Demand, Offer, Plan, Policy
+
+Downstream: TypeAlias = Callable[[SampledBackend, int, int], dict[str, float]]
+"""From a device that measures, the qubits of a circuit and the shots of a value to further figures."""
 
 
 class _NotDone(TileError):
@@ -201,34 +205,42 @@ def _swaps(circuit: Any, coupling: str) -> int:
     return swaps(circuit.compute_uncompute(), coupling)
 
 
-def emulate(experiment: Experiment, told: Callable[[str], None] = lambda text: None) -> Results:
+def emulate(
+    experiment: Experiment, told: Callable[[str], None] = lambda text: None, downstream: Downstream | None = None
+) -> Results:
     """Plays every combination of the sweep, every policy and every repeat through.
 
     Args:
         experiment: what to play through.
         told: is told what is being done.
+        downstream: what else the errors are to act on, for experiments that ask for it: `dqk.training.emulated.qklstm_loss`.
 
     Raises:
         InvalidInputError: if the experiment cannot be, as where its circuits fit no device.
         UnsupportedError: if its circuits are too wide for values to be worked out.
     """
+    if experiment.settings.downstream != "svc" and downstream is None:
+        raise InvalidInputError("the experiment asks for a QK-LSTM: give downstream=dqk.training.emulated.qklstm_loss")
     runs: list[Run] = []
     points = list(experiment.points())
     for number, (point, one) in enumerate(points, 1):
         where = f" ({number} of {len(points)}: {', '.join(f'{k} = {v}' for k, v in point.items())})" if point else ""
         for variant in one.variants:
             told(f"{variant.name}{where}")
-            runs += [replace(run, point=point) for run in _repeats(one, variant)]
+            runs += [replace(run, point=point) for run in _repeats(one, variant, downstream)]
     return Results(experiment.name, experiment.fleet.currency, runs)
 
 
-def _repeats(experiment: Experiment, variant: Variant) -> Iterator[Run]:
+def _repeats(experiment: Experiment, variant: Variant, downstream: Downstream | None) -> Iterator[Run]:
     for repeat in range(experiment.settings.repeats):
         seed = int(np.random.SeedSequence([experiment.settings.seed, repeat]).generate_state(1)[0])
         play = _Play(
             experiment.fleet, experiment.settings, experiment.job_rows, variant, seed, list(experiment.fleet.devices())
         )
         values = _times(play, experiment) if experiment.kernels else _values(play, workload(experiment.settings))
+        if experiment.settings.downstream != "svc" and "accuracy" in values:
+            assert downstream is not None
+            values |= downstream(_mixture(play), experiment.settings.qubits, experiment.settings.shots)
         figures = {**measures(play.devices, play.outcomes, play.clock), **values}
         trace = play.outcomes if repeat == 0 else []
         names = [device.name for device in play.devices]
@@ -280,6 +292,24 @@ def _values(play: _Play, work: Workload) -> dict[str, float]:
         "accuracy": work.accuracy(*found),
         "exact_accuracy": work.accuracy(work.train.exact(), work.test.exact()),
     }
+
+
+def _mixture(play: _Play) -> MixtureBackend:
+    """The devices, as often as each has measured an entry, with their errors at the mean of these times."""
+    rows, when = np.zeros(len(play.devices)), np.zeros(len(play.devices))
+    for outcome, kinds, kind in play.outcomes:
+        log = outcome.log
+        kept = np.frombuffer(bytes(log.accepted), np.uint8) > 0
+        device = np.frombuffer(log.device, np.int64)[kept]
+        own = np.array([k.rows for k in kinds])[kind[np.frombuffer(log.item, np.int64)[kept]]]
+        rows += np.bincount(device, own, len(rows))
+        when += np.bincount(device, own * np.frombuffer(log.started, np.float64)[kept], len(rows))
+    mean = when / np.maximum(rows, 1)
+    errors = [
+        (one.profile().noise_at(at), one.coupling) if isinstance(one, QPU) else None
+        for one, at in zip(play.devices, mean.tolist(), strict=True)
+    ]
+    return MixtureBackend(rows / rows.sum(), errors, play.seed)
 
 
 def _frobenius(found: np.ndarray, part: Part, weights: np.ndarray | None) -> float:

@@ -87,6 +87,7 @@ class Settings:
         shots: of an entry; where shots are shared out, their mean.
         max_circuits_per_job: fewer than the devices take.
         penalty: C of the support-vector machine.
+        downstream: `qklstm` for the loss of a QK-LSTM whose kernel values come from the devices, beside the machine's accuracy.
         policies: see `Variant`.
         deadline_s: for the policy `deadline`; None for twice what all devices together would take.
         repeats: of everything that is drawn.
@@ -103,6 +104,7 @@ class Settings:
     shots: int = whole(500, 10**9)
     max_circuits_per_job: int | None = field(default=None, metadata={"most": 1_000_000, "positive": True})
     penalty: float = real(10.0, positive=True)
+    downstream: str = field(default="svc", metadata={"choices": ("svc", "qklstm")})
     policies: tuple[str, ...] = tuple(name for name in STRATEGIES if name != "mixed")
     deadline_s: float | None = field(default=None, metadata={"most": 1e9, "positive": True})
     repeats: int = whole(5, 10_000)

@@ -2,6 +2,10 @@
 
 Choose it for QPUs that can entangle qubits with each other; `wide` compares with cutting the circuit. The cost is the
 number of e-bits (see `ebits`). The assignment holds for the whole circuit; qubits do not move for good.
+
+What to expect: on chains never more e-bits than contiguous blocks. On random circuits it depends on their density, since nothing
+separates a dense one: with 50, 100, 200, 400, 800 CX on uniform pairs of 50 qubits, two QPUs need 0.12, 0.34, 0.53, 0.66, 0.76 of
+the e-bits of a random balanced partition, five need 0.22, 0.46, 0.61, 0.74, 0.82: half of them up to some two gates a qubit.
 """
 
 from __future__ import annotations

@@ -24,6 +24,7 @@ _COLUMNS = (
     "error",
     "weighted_error",
     "accuracy",
+    "lstm_loss",
 )
 _SHARES = {"utilisation", "queue_share", "idle_share", "down_share", "done", "accuracy", "exact_accuracy"}
 _MOST_GANTTS = 6
@@ -44,6 +45,8 @@ def shown(name: str, row: Row) -> str:
     mean, margin = row.mean[name], row.margin[name]
     if name in _SHARES:
         return f"{100 * mean:.1f} %" + (f" ± {100 * margin:.1f}" if margin >= 5e-4 else "")
+    if name == "lstm_loss":
+        return f"{mean:.4f}" + (f" ± {margin:.4f}" if margin >= 5e-5 else "")
     if name in ("shots", "jobs", "planned_shots", "kept_shots"):
         return f"{mean:,.0f}"
     return pictures.short(mean) + (f" ± {pictures.short(margin, 1)}" if margin > 1e-9 * abs(mean) else "")
@@ -91,6 +94,8 @@ def _about(experiment: Experiment, results: Results) -> str:
         if exact is None
         else f" With exact entries a support-vector machine is right in {exact:.1%} of the test samples."
     )
+    lstm = next((row.mean["exact_lstm_loss"] for row in results.rows if "exact_lstm_loss" in row.mean), None)
+    told += "" if lstm is None else f" With exact values the QK-LSTM's loss is {lstm:.4f}."
     text = (
         f"Virtual time on {devices:,} devices: {what}; {settings.repeats} repeats with seed {settings.seed}. "
         f"Behind ± is half the 95 % confidence interval of the mean.{told}"

@@ -36,7 +36,7 @@ def experiment(tmp_path: Path, text: str, changes=None, sweep=None) -> Experimen
 @pytest.fixture(scope="module")
 def hetero():
     names = ["round_robin", "by_speed", "pull", "hedged", "hedged+variance", "pull+weighted", "pull+split3", "price"]
-    changes = {"experiment.policies": names, "experiment.repeats": 3}
+    changes = {"experiment.policies": names, "experiment.repeats": 3, "experiment.downstream": "svc"}
     return emulate(Experiment.read(FLEETS / "hetero6.toml", changes))
 
 
