@@ -89,7 +89,7 @@ def test_what_only_the_device_knows_that_it_cannot_run_is_one_error_too() -> Non
             gram(kernel, samples(20), seed=0, executor=pool)
         assert not device.jobs
         device.takes = 3
-        with pytest.raises(TileError, match="16 of 19 tiles failed every time.*no rzz on Sundays"):
+        with pytest.raises(TileError, match="16 of 19 jobs failed every time.*no rzz on Sundays"):
             gram(kernel, samples(20), seed=0, executor=pool)
 
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from dqk._measure import Device
 from dqk._task import run_task
-from dqk._wire import unpack
+from dqk._wire import pack, unpack
 from dqk.backends.resolve import resolve
 from dqk.backends.sampled import DeviceLimits, SampledBackend
 from dqk.circuit import Circuit, Gate, data
@@ -176,7 +176,9 @@ class QPUPool(WorkerPool):
     def submit(self, worker: str, ticket: int, task: bytes) -> None:
         """Has one of the processor's threads submit the task's jobs and wait for them."""
         qpu = self._qpus.get(worker)
-        if qpu is not None:
+        if qpu is None:  # drained since the caller heard of it
+            self._events.put(Done(worker, ticket, _unsubmitted(task)))
+        else:
             qpu.threads.submit(self._run, qpu, ticket, task)
 
     def _run(self, qpu: _QPU, ticket: int, task: bytes) -> None:
@@ -184,6 +186,7 @@ class QPUPool(WorkerPool):
         try:
             self._check(qpu)
             if qpu.report.drained:
+                qpu.events.put(Done(qpu.worker.id, ticket, _unsubmitted(task)))
                 return
             event: Done | Failed = Done(qpu.worker.id, ticket, run_task(task, self._arrays))
         except BaseException as error:
@@ -196,11 +199,11 @@ class QPUPool(WorkerPool):
                 qpu.report.seconds += time.monotonic() - began
             ended = qpu.failures >= _FAILURES
         silent = failed is not None and not qpu.backend.answers()
-        qpu.events.put(event)
-        if silent:
+        if silent:  # told before the failure, so that the job is not given to it again, and paid for
             self._drain(qpu, "it does not answer")
         elif ended:
             self._drain(qpu, f"{_FAILURES} jobs in a row failed, the last one: {failed}")
+        qpu.events.put(event)
 
     def _check(self, qpu: _QPU) -> None:
         """Measures what should be 1, when it was ordered; no other job of the processor begins meanwhile."""
@@ -223,10 +226,9 @@ class QPUPool(WorkerPool):
 
     def _drain(self, qpu: _QPU, why: str) -> None:
         with qpu.lock:
-            if qpu.report.drained:
-                return
-            qpu.report.drained = why
-        qpu.events.put(Lost(qpu.worker.id, why))
+            if not qpu.report.drained:
+                qpu.events.put(Lost(qpu.worker.id, why))
+                qpu.report.drained = why
 
     def poll(self, timeout_s: float) -> list[PoolEvent]:
         """What the processors' threads have to tell."""
@@ -267,6 +269,12 @@ def _backend_name(qpu: str) -> str:
 def _same(one: str, other: str) -> bool:
     """Whether two names stand for one processor: names of this machine for itself count as one."""
     return _THIS_MACHINE.sub("//localhost", one) == _THIS_MACHINE.sub("//localhost", other)
+
+
+def _unsubmitted(task: bytes) -> bytes:
+    """The answer for a task whose jobs were not submitted: they cost nothing."""
+    items = [item for item, *_ in unpack(task)[0]["entries"]]
+    return pack({"failed": [(item, "its processor was drained") for item in items], "uncharged": items}, {})
 
 
 def _why_all_failed(result: Any) -> str | None:

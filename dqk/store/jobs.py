@@ -40,6 +40,7 @@ class JobRecord:
         frequencies: its result, shape (rows,); None if there is none.
         intents: how often it was about to be submitted.
         refunds: how often it cost nothing after all.
+        before: the intent before this one, which may have run; None for the first.
     """
 
     key: str
@@ -51,6 +52,7 @@ class JobRecord:
     frequencies: np.ndarray | None = None
     intents: int = 1
     refunds: int = 0
+    before: JobRecord | None = None
 
     @property
     def spent(self) -> int:
@@ -90,12 +92,18 @@ class JobLog:
             case {"tag": str(tag), "job": str(key), "shots": int(shots), "rows": int(rows), "worker": str(worker)}:
                 known = self.records.get(key)
                 counts = (known.intents, known.refunds) if known else (0, 0)
-                record = JobRecord(key, tag, shots, rows, worker, intents=1 + counts[0], refunds=counts[1])
+                record = JobRecord(
+                    key, tag, shots, rows, worker, intents=1 + counts[0], refunds=counts[1], before=known
+                )
                 self.records[key] = self._by_tag[tag] = record
             case {"submitted": str(tag), "job": str(job)} if tag in self._by_tag:
                 self._by_tag[tag].device_job = job
             case {"refund": str(key)} if key in self.records:
-                self.records[key].refunds += 1
+                record = self.records[key]
+                record.refunds += 1
+                if record.before is not None:  # what it may have measured can still be found
+                    record.before.intents, record.before.refunds = record.intents, record.refunds
+                    self.records[key] = record.before
             case {"result": str(key), "frequencies": list(values)} if key in self.records:
                 if len(values) == self.records[key].rows:
                     self.records[key].frequencies = np.array(values, np.float64)

@@ -159,6 +159,29 @@ def test_a_service_that_dies_is_drained_and_its_jobs_go_elsewhere(tmp_path) -> N
     assert drained[0] is None and "does not answer" in drained[1]
 
 
+def test_a_job_of_a_service_that_died_is_found_again_within_the_budget(tmp_path) -> None:
+    """Nothing is paid for at a processor that is gone, and what it was measuring is asked for when it is back."""
+    profile = LIMITED + "[times]\njob_s = 0.15\n[price]\nper_job = 1.0\n"
+    kernel, x = FidelityKernel(MAP, shots=ShotPlan(50, budget=50 * 190)), samples(20)  # not a shot to spare
+    with serving(tmp_path, profile) as (service,):
+        url = service.url
+        with QPUPool([url]) as pool:
+            whole = gram(kernel, x, seed=3, executor=pool)
+            pool._qpus["qpu-0"].backend.client.timeout_s = 1.0  # type: ignore[attr-defined]
+            with pytest.raises(ClusterError, match="no QPU is left"):
+                gram(kernel, x, seed=3, executor=pool, store=tmp_path / "K.zarr", progress=Killing(service, 3))
+    again = begin(tmp_path / "qpu-0", profile, int(url.rsplit(":", 1)[1]))
+    try:
+        with QPUPool([again.url]) as pool:
+            k = gram(kernel, x, seed=3, executor=pool, store=tmp_path / "K.zarr")
+        with QPUClient(again.url) as client:
+            metrics = client._connection().get("/metrics").text
+    finally:
+        again.stop()
+    assert np.array_equal(np.asarray(k), whole)
+    assert 'dqk_qpu_jobs{state="done"} 16.0' in metrics  # 8 of each matrix
+
+
 def test_few_jobs_are_spread(tmp_path) -> None:
     """As many jobs as processors: each gets one, where they are priced, so that none is sent twice, too."""
     priced = "[limits]\nmax_circuits_per_job = 12\n[times]\njob_s = 0.3\n[price]\nper_job = 1.0\n"
