@@ -157,7 +157,7 @@ def sampled_job_of(
             )
         device = fleet
     else:
-        resolved = resolve(backend, circuit)
+        resolved = None if backend == "auto" else resolve(backend, circuit)  # auto takes what computes tiles
         if not isinstance(resolved, SampledBackend):
             if not isinstance(shots, ShotPlan):
                 return None

@@ -17,7 +17,7 @@ from dqk._resources import cpu_threads
 from dqk.backends import gpu
 from dqk.backends.base import EncodingBackend
 from dqk.backends.chain import chain_of
-from dqk.backends.choice import Candidate, bytes_needed, candidates, choose, why_not
+from dqk.backends.choice import BOND, Candidate, bytes_needed, candidates, choose, why_not
 from dqk.backends.mps import MPSBackend
 from dqk.backends.reference import ReferenceBackend
 from dqk.backends.resolve import resolve
@@ -28,7 +28,6 @@ from dqk.errors import DQKError, MemoryBoundError, UnsupportedError
 _MIB = 2**20
 _CALL_S = 4e-4  # of a matrix of a few entries
 _TASK = 32  # samples of a block that one thread encodes
-_BOND = 32  # to which truncation is predicted if nobody asked for it
 _HALVED = ("statevector", "mps-chain")  # compute only the upper half of a diagonal tile
 
 
@@ -218,15 +217,15 @@ def _on_gpu(circuit: Circuit, size: Size, model: CostModel) -> Row:
 
 
 def _truncated(circuit: Circuit, size: Size, model: CostModel) -> Row:
-    backend, bond = MPSBackend(max_bond=_BOND), chain_of(circuit).bond if circuit.n_qubits > 1 else 1
-    if bond <= _BOND and candidates(circuit, size.dtype)[0].backend is not None:
+    backend, bond = MPSBackend(max_bond=BOND), chain_of(circuit).bond if circuit.n_qubits > 1 else 1
+    if bond <= BOND and candidates(circuit, size.dtype)[0].backend is not None:
         return Row("mps:max_bond=N", exact=False, why=f"nothing to truncate: exact bonds are {bond}")
     one = Candidate(backend.name, backend)
     why = why_not(one, circuit, size.dtype)
     if why:
-        return Row(backend.name, exact=False, bond=_BOND, why=why)
+        return Row(backend.name, exact=False, bond=BOND, why=why)
     why = f"not exact; --backend {backend.name} takes it, MPSBackend.error_bound says by how much it is off at most"
-    return Row(backend.name, exact=False, bond=_BOND, why=why, **predict(backend, circuit, size, model))
+    return Row(backend.name, exact=False, bond=BOND, why=why, **predict(backend, circuit, size, model))
 
 
 def _replaced(row: Row, **changes: Any) -> Row:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from dqk.errors import MemoryBoundError, StoreError, UnsupportedError
 from dqk.kernels import FeatureMap
 from dqk.kernels.feature_maps import (
     bsp_feature_map,
+    iqp_feature_map,
     ising_feature_map,
     qklstm_feature_map,
     reuploading_feature_map,
@@ -177,6 +179,28 @@ def test_the_truncation_that_a_refusal_offers_works():
         FidelityKernel(feature_map)(x)
     found = FidelityKernel(feature_map, "mps:max_bond=2")(x)
     assert found.shape == (3, 3) and np.isfinite(found).all()
+
+
+def test_truncation_is_offered_where_it_helps(monkeypatch):
+    """Bonds of 2 are not truncated to 32; what does not fit when truncated is not offered, either."""
+    monkeypatch.setenv("DQK_MEMORY_MIB", "1")
+    for feature_map in (bsp_feature_map(784), zz_feature_map(24)):
+        with pytest.raises(MemoryBoundError) as refused:
+            FidelityKernel(feature_map)(np.zeros((2, feature_map.n_features)))
+        assert "mps:max_bond" not in str(refused.value) and "fewer layers" in str(refused.value)
+
+
+def test_a_refusal_of_hundreds_of_qubits_is_quick_and_short():
+    """All to all on 200: bonds of 2**100, not their digits."""
+    start = time.process_time()
+    with pytest.raises(
+        UnsupportedError, match=r"bonds of dimension 2\*\*100 and tensors of 2\*\*\d+ numbers; "
+    ) as refused:
+        FidelityKernel(iqp_feature_map(200))(np.zeros((2, 200)))
+    size = Size(20, None, F64)
+    rows, _ = exact_rows(kept(iqp_feature_map(200)), size, "auto", CostModel())
+    assert len(str(refused.value)) < 900 and [row.backend for row in rows if row.seconds] == ["mps:max_bond=32"]
+    assert time.process_time() - start < 20
 
 
 # --- stores and ranks -------------------------------------------------------------------------------------------------

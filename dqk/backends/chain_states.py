@@ -181,9 +181,11 @@ def _numpy(dtype: torch.dtype) -> np.dtype:
 
 def _too_large(circuit: Circuit, chain: Chain) -> str:
     """Why an exact matrix-product state is refused, and what else there is."""
+    bond = f"{chain.bond}" if chain.bond <= 2**20 else f"2**{chain.bond.bit_length() - 1}"
+    size = f", {16 * 2**chain.widest / 2**20:,.0f} MiB a sample" if chain.widest <= 60 else ""
     return (
-        f"exact matrix-product states of this circuit on {circuit.n_qubits} qubits need bonds of dimension {chain.bond} and "
-        f"tensors of 2**{chain.widest} numbers, {16 * 2**chain.widest / 2**20:,.0f} MiB a sample; the limit is 2**{WIDEST}. "
+        f"exact matrix-product states of this circuit on {circuit.n_qubits} qubits need bonds of dimension {bond} and "
+        f"tensors of 2**{chain.widest} numbers{size}; the limit is 2**{WIDEST}. "
         "Use backend='statevector' (up to about 20 qubits), truncate with MPSBackend(max_bond=...) or "
         "backend='mps:max_bond=32', use a GPU, or take fewer layers"
     )

@@ -24,6 +24,8 @@ SAMPLES = 256
 NAMES = ("mps", "statevector")
 _SMALL = 64 * 2**20  # bytes that always fit
 _MIB = 2**20
+BOND = 32
+"""To which truncation is offered and predicted if nobody asked for another."""
 
 
 @dataclass(frozen=True)
@@ -147,10 +149,21 @@ def _state_size(circuit: Circuit, dtype: torch.dtype) -> str:
     return f"; one state takes {shown}"
 
 
+def _truncation_helps(circuit: Circuit, dtype: torch.dtype) -> bool:
+    """Whether truncated states are smaller than the exact ones, and fit."""
+    from dqk.backends.chain import chain_of
+    from dqk.backends.mps import MPSBackend
+
+    exact = next(one for one in candidates(circuit, dtype) if one.name == "mps").backend is not None
+    if exact and (circuit.is_product or chain_of(circuit).bond <= BOND):
+        return False
+    return fits(bytes_needed(MPSBackend(max_bond=BOND), circuit, dtype))
+
+
 def _options(circuit: Circuit, dtype: torch.dtype, more_memory: bool, gradients: bool) -> str:
-    options = (
-        [] if gradients else ["truncate (backend='mps:max_bond=32'; MPSBackend.error_bound says by how much at most)"]
-    )
+    options = []
+    if not gradients and _truncation_helps(circuit, dtype):
+        options.append(f"truncate (backend='mps:max_bond={BOND}'; MPSBackend.error_bound says by how much at most)")
     if circuit.n_qubits <= 33:
         options.append(f"use a GPU (backend='custatevec'{_state_size(circuit, dtype)})")
     options.append("take fewer layers or qubits")

@@ -15,8 +15,8 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from dqk.cli.kernels import BackendName, Bandwidth, Layers, MapName, Others, Samples, problem
-from dqk.cli.measured import measured, prices, report, show, show_prices
+from dqk.cli.kernels import BackendName, Bandwidth, Layers, MapName, Others, Samples, problem, settled_kernel
+from dqk.cli.measured import measured, measured_by, prices, report, show, show_prices
 from dqk.cli.measuring import Measuring, use_tokens, with_measuring
 from dqk.cli.output import print_json, stderr, stdout, table
 from dqk.cli.pools import opened, serves
@@ -95,6 +95,7 @@ def gram(
             found = prices(kernel, samples, others, pool, destination, seed, log)
             print_json(found) if json else show_prices(found)
             return
+        kernel = settled_kernel(kernel, samples, others, pool, destination)
         display, spans = _observers(measured(kernel, pool))
         began = time.perf_counter()
         watching = [display, *([spans] if trace or timeline else [])]
@@ -260,6 +261,7 @@ def _document(
         "digest": _digest(kernel, found, symmetric, display.unit == "jobs"),
         "out": str(out),
         "kernel": described(kernel, pool),
+        "backend": measured_by(kernel, pool),
         "tiles": display.total,
         "computed": statistics.accepted,
         "retries": statistics.retries,

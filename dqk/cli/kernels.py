@@ -72,3 +72,26 @@ def kernel_of(width: int, name: str, layers: int | None, bandwidth: float, backe
             )
         options[LAYERED_MAPS[name]] = layers
     return FidelityKernel(FEATURE_MAPS[name](width, **options), backend, shots)  # type: ignore[operator]
+
+
+def precision(kernel: Any, samples: Any, others: Any) -> Any:
+    """The torch dtype of a matrix of samples."""
+    import torch
+
+    from dqk.kernels.inputs import to_samples
+
+    parts = [("X", samples), *([] if others is None else [("Y", others)])]
+    dtypes = [to_samples(name, part, kernel.n_features).dtype for name, part in parts]
+    return torch.float64 if torch.float64 in dtypes else dtypes[0]
+
+
+def settled_kernel(kernel: Any, samples: Any, others: Any, pool: Any, destination: Any) -> Any:
+    """The kernel with the backend that `auto` stands for, so that what is computed, shown and stored names one; else as it is."""
+    from dqk._executors import executor_of
+    from dqk._gram import sampled_job_of, settled
+
+    executor = executor_of(pool)
+    if kernel.backend != "auto" or sampled_job_of("auto", kernel.circuit, kernel.shots, 0, executor) is not None:
+        return kernel
+    name = settled(kernel.circuit, precision(kernel, samples, others), executor, destination)
+    return type(kernel)(kernel.feature_map, name, kernel.shots)

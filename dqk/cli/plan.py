@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from dqk.cli.kernels import BackendName, Bandwidth, Layers, MapName, Others, Samples, problem
+from dqk.cli.kernels import BackendName, Bandwidth, Layers, MapName, Others, Samples, precision, problem
 from dqk.cli.measured import prices
 from dqk.cli.measuring import Measuring, use_tokens, with_measuring
 from dqk.cli.output import print_json, stderr, stdout, table
@@ -66,16 +66,11 @@ def plan(
 def _document(
     kernel: Any, samples: Any, others: Any, workers: int | None, calibrate: bool, pool: Any
 ) -> tuple[dict[str, Any], Exception | None]:
-    import torch
-
     from dqk._calibration import cost_model, quick_model
     from dqk._planner import Size, exact_rows, result_bytes
     from dqk._resources import cpu_threads, memory_bound
-    from dqk.kernels.inputs import to_samples
 
-    width, columns = kernel.n_features, None if others is None else len(others)
-    dtypes = [to_samples(name, part, width).dtype for name, part in (("X", samples), ("Y", others)) if part is not None]
-    dtype = torch.float64 if torch.float64 in dtypes else dtypes[0]
+    columns, dtype = None if others is None else len(others), precision(kernel, samples, others)
     size, circuit = Size(len(samples), columns, dtype, workers), kernel.circuit
     model = quick_model(lambda text: stderr().print(text, markup=False)) if calibrate else cost_model()
     device = _device_row(kernel, samples, others, pool)

@@ -93,6 +93,26 @@ def test_resume_and_growth(document):
     assert again["computed"] == 0 and again["digest"] == grown["digest"] == document("X.npy", "-o", "K.npy")["digest"]
 
 
+def test_the_backend_that_auto_took_is_said(document, run):
+    array = document("X.npy", "-o", "K.npy")
+    assert array["backend"] == "mps" and "backend='mps'" in array["kernel"]
+    code, out, _ = run("gram", "X.npy", "--feature-map", "zz", "-o", "zz.npy")
+    assert code == 0 and "backend='statevector'" in out and "auto" not in out
+    begun = document("X.npy", "--backend", "statevector", "-o", "K.zarr")
+    resumed = document("X.npy", "-o", "K.zarr", "--resume")  # goes on as it was begun
+    assert begun["backend"] == resumed["backend"] == "statevector" and resumed["digest"] == begun["digest"]
+
+
+def test_memory_that_holds_float32_only(run, monkeypatch):
+    np.save("wide.npy", np.random.default_rng(0).uniform(-1, 1, (20, 784)).astype(np.float32))
+    monkeypatch.setenv("DQK_MEMORY_MIB", "20")
+    code, _, err = run("gram", "wide.npy", "--feature-map", "bsp", "-o", "K.npy")
+    assert code == 0 and np.load("K.npy").dtype == np.float32, err
+    np.save("wide.npy", np.load("wide.npy").astype(np.float64))
+    code, _, err = run("gram", "wide.npy", "--feature-map", "bsp", "-o", "no.npy")
+    assert code == 1 and "need 26 MiB, the bound is 20 MiB" in err and "float32" in err
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [

@@ -74,7 +74,10 @@ def handed_out(pool: WorkerPool, monkeypatch: pytest.MonkeyPatch) -> list[list[s
 
 
 def check(pool: WorkerPool, samples, expected, slopes, monkeypatch: pytest.MonkeyPatch) -> None:
-    sent = handed_out(pool, monkeypatch)
+    sent, held = handed_out(pool, monkeypatch), set[str]()
+    put, drop = pool.put, pool.drop
+    monkeypatch.setattr(pool, "put", lambda digest, arrays: [put(digest, arrays), held.add(digest)])
+    monkeypatch.setattr(pool, "drop", lambda digest: [drop(digest), held.discard(digest)])
     for backend, values in expected.items():
         assert np.array_equal(gram(kernel_of(backend), samples, executor=pool), values), backend
     for ours, theirs in zip(gradients_on(pool, samples, "mps", LAYERS), slopes, strict=True):
@@ -83,6 +86,7 @@ def check(pool: WorkerPool, samples, expected, slopes, monkeypatch: pytest.Monke
     assert exact == ["rows.0", "rows.1", "rows.2"]  # 300 samples, 128 to a block
     assert len(truncated) == 10  # 32 to a block
     assert forward == backward == ["columns.0", "columns.1", "rows.0", "rows.1"]
+    assert not held  # workers let go of all
 
 
 def test_processes(samples, expected, slopes, monkeypatch):
