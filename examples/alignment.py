@@ -28,7 +28,7 @@ def train(kernel: Kernel, x: torch.Tensor, labels: object, steps: int = 40) -> f
         alignment = target_alignment(kernel(x), labels)
         (-alignment).backward()
         optimizer.step()
-    return float(alignment)
+    return alignment.item()
 
 
 def main() -> None:

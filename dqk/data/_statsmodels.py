@@ -33,7 +33,7 @@ def shipped_series(name: str) -> Series:
             f"means of the months of {len(weeks):,} weeks, of which {int(weeks.isna().sum())} are missing; {int(filled.sum())} "
             f"months without any ({gaps}) have the values before them, and are never forecast"
         )
-        return Series("co2", values, times, filled, 12, note)
+        return Series("co2", values, times, filled, 12, note, "ppm")
     years = sunspots.load_pandas().data
     values = years["SUNACTIVITY"].to_numpy(np.float64)
     times = tuple(str(int(year)) for year in years["YEAR"])

@@ -31,6 +31,7 @@ class Series:
         filled: shape (n,), bool: whether a value was missing and is the one before it.
         season: values in a season, None if not known.
         note: what was done to the data, a sentence or nothing.
+        unit: of the values, nothing if not known.
     """
 
     name: str
@@ -39,6 +40,12 @@ class Series:
     filled: np.ndarray
     season: int | None = None
     note: str = ""
+    unit: str = ""
+
+    @property
+    def label(self) -> str:
+        """Name and unit, for the axis of a picture."""
+        return f"{self.name} ({self.unit})" if self.unit else self.name
 
     def __len__(self) -> int:
         return len(self.values)

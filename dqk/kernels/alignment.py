@@ -74,11 +74,16 @@ def classes_of(y: Any, count: int) -> np.ndarray:
     """Labels, checked: one for each sample, of two classes or more.
 
     Raises:
-        InvalidInputError: for another shape, or labels of one class.
+        InvalidInputError: for another shape, labels that are NaN, or labels of one class.
     """
     labels = np.asarray(y.detach().cpu() if isinstance(y, Tensor) else y)
     if labels.ndim != 1 or len(labels) != count:
         raise InvalidInputError(f"labels of shape {labels.shape}, expected ({count},): one for each sample")
+    missing = np.flatnonzero(labels != labels)  # NaN, also among objects
+    if len(missing):
+        raise InvalidInputError(
+            f"label {missing[0]} is nan, expected a class for each sample; drop or fill such samples"
+        )
     if len(np.unique(labels)) < 2:
         raise InvalidInputError(f"labels of one class ({labels[0]}), expected two or more to compare the kernel with")
     return labels

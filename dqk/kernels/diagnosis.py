@@ -231,7 +231,7 @@ def diagnose(kernel: Kernel, X: Any = None, y: Any = None, seed: int = 0) -> Dia
     logs = _log_matrix(kernel, x)
     matrix = np.exp(logs)
     facts = _facts(matrix, logs, x, labels, rows)
-    warnings = [*_structural(circuit), *_numerical(facts, circuit)]
+    warnings = [*_structural(circuit), *_numerical(facts, circuit, x.shape[1])]
     trials = _scan(kernel, x, labels, facts, seed)
     best = _suggested(kernel, trials, bool(warnings)) if trials else None
     return Diagnosis(str(kernel), circuit, facts, tuple(warnings), trials, best, logs, labels)
@@ -296,11 +296,16 @@ def _structural(circuit: CircuitFacts | None) -> list[str]:
     return found
 
 
-def _numerical(facts: DataFacts, circuit: CircuitFacts | None) -> list[str]:
+def _numerical(facts: DataFacts, circuit: CircuitFacts | None, n_features: int) -> list[str]:
     found, n = [], facts.n_samples
     if facts.least > 1 - _ALIKE:
-        if circuit is None or not circuit.constant:
-            found.append("the kernel is 1 for all of these samples: is the circuit U(x) followed by its own inverse?")
+        if len(facts.constant_features) == n_features:
+            found.append("all samples are the same, so that the kernel is 1 for all of them: look at the data")
+        elif circuit is None or not circuit.constant:
+            found.append(
+                "the kernel is 1 for all of these samples: is the circuit U(x) followed by its own inverse, or the bandwidth far "
+                "too small?"
+            )
         return found
     if facts.largest < np.exp(_TINY):
         found.append(

@@ -24,7 +24,7 @@ from dqk.training.bootstrap import paired_difference, score
 from dqk.training.config import TrainConfig, resolve
 from dqk.training.contestants import CONTESTANTS, DECIDED, MATCHED_TO, RADIAL, REFERENCE, USUAL, Contestant, chosen
 from dqk.training.contests import Contest, open_contest
-from dqk.training.files import write_json
+from dqk.training.files import make_folder, write_json
 from dqk.training.loop import DivergenceError
 from dqk.training.models import count_parameters
 from dqk.training.trials import Trial, run_trials, train_once
@@ -137,7 +137,7 @@ class _Ledger:
     def __init__(self, out: Path, protocol: Protocol, contest: Contest):
         self._path = out / "runs.jsonl"
         document = json.loads(json.dumps({**asdict(protocol), "digest": contest.digest}))
-        out.mkdir(parents=True, exist_ok=True)
+        make_folder(out)
         place = out / "protocol.json"
         if place.exists():
             before = json.loads(place.read_text())

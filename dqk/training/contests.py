@@ -92,8 +92,8 @@ class PosContest(Contest):
         cuts = len(sentences) - n_test - n_held_out, len(sentences) - n_test
         if cuts[0] < 1 or not n_held_out or not (n_test or options.get("test")):
             raise InvalidInputError(
-                f"{len(sentences)} sentences of {options['data']} are {cuts[0]} to train on, {n_held_out} for validation and "
-                f"{n_test} for the test; each part needs one at least"
+                f"{len(sentences)} sentences of {options['data']} are {max(cuts[0], 0)} to train on, {n_held_out} for validation "
+                f"and {n_test} for the test; each part needs one at least"
             )
         self.train, self.held_out = tuple(sentences[: cuts[0]]), tuple(sentences[cuts[0] : cuts[1]])
         self.test = tuple(read_conllu(options["test"])) if options.get("test") else tuple(sentences[cuts[1] :])

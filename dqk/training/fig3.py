@@ -19,7 +19,7 @@ import numpy as np
 
 from dqk.data import PAPER_SENTENCES, Vocabulary
 from dqk.training.config import resolve
-from dqk.training.files import write_atomic
+from dqk.training.files import make_folder, write_atomic
 from dqk.training.metrics import most_frequent_tag_accuracy
 from dqk.training.models import build_tagger, count_parameters
 from dqk.training.plots import write_picture
@@ -106,7 +106,7 @@ def reproduce_fig3(
         for variant in VARIANTS
         for seed in range(seeds)
     ]
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     found: dict[tuple[str, str, int], dict[str, Any]] = {}
 
     def keep(trial: Trial, result: dict[str, Any]) -> None:
@@ -162,7 +162,7 @@ def run_trial(trial: Trial) -> dict[str, Any]:
 
 def _draw(path: Path, curves: Sequence[Curves]) -> None:
     from matplotlib.figure import Figure
-    from matplotlib.ticker import PercentFormatter
+    from matplotlib.ticker import MaxNLocator, PercentFormatter
 
     figure = Figure(figsize=(10, 6.4), layout="constrained")
     panels = figure.subplots(2, len(OPTIMISERS), sharex=True, sharey="row")
@@ -176,6 +176,7 @@ def _draw(path: Path, curves: Sequence[Curves]) -> None:
                 axes.plot(epochs, values.mean(axis=0), color=colour, linestyle=line, linewidth=1.8, label=curve.title)
         panels[0, column].set_title(f"{name}, learning rate 0.1")
         panels[1, column].set_xlabel("epoch")
+        panels[1, column].xaxis.set_major_locator(MaxNLocator(integer=True))
     panels[0, 0].set_ylabel("words right, of 9")
     panels[1, 0].set_ylabel("loss (nats per word)")
     panels[0, 0].yaxis.set_major_formatter(PercentFormatter(xmax=1.0))
@@ -218,7 +219,9 @@ def page(document: dict[str, Any]) -> str:
         "",
         f"Part-of-speech tags of the paper's two sentences (9 words, all of them trained on), {epochs} epochs of {steps} "
         f"step{'s' * (steps > 1)}, learning rate {document['learning_rate']}, {seeds} seeds, embedding 8, hidden 6, 4 qubits. "
-        "Curves: `fig3.png`, `fig3.csv`; every run: `fig3_runs.csv`.",
+        "Curves: `fig3.png`, `fig3.csv`; every run: `fig3_runs.csv`, which this command writes beside them:",
+        "",
+        f"    dqk reproduce fig3 --seeds {seeds} --epochs {epochs} --batch-size {document['batch_size']} --out DIR",
         "",
         "![Accuracy and loss over the epochs](fig3.png)",
         "",

@@ -10,6 +10,20 @@ from typing import Any
 from dqk.errors import CheckpointError
 
 
+def make_folder(path: Path) -> None:
+    """Makes a folder for results, if it is missing.
+
+    Raises:
+        CheckpointError: if it cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CheckpointError(
+            f"cannot make the folder {path}: {error.strerror or error}; name another one with --out"
+        ) from error
+
+
 def write_atomic(path: Path, content: bytes, durable: bool = True) -> None:
     """Writes a file so that a crash leaves the old content or the new one, never a part.
 

@@ -113,7 +113,7 @@ def draw_forecast(path: Path, split: Split, forecasts: Mapping[str, np.ndarray],
     )
     shown = np.linspace(first, len(values) - 1, 6).round().astype(int)
     left.set_xticks(shown, [times[k] for k in shown])
-    left.set_ylabel(split.series.name)
+    left.set_ylabel(split.series.label)
     left.legend(loc="best", fontsize="small")
     left.grid(alpha=0.3)
     steps = np.arange(1, split.horizon + 1)
@@ -121,7 +121,8 @@ def draw_forecast(path: Path, split: Split, forecasts: Mapping[str, np.ndarray],
         by_step = np.sqrt(np.square(guess - windows.truth).mean(axis=0))
         right.plot(steps, by_step, label=kind.replace("_", " "), markersize=4, **style)
     right.set_xlabel("steps ahead")
-    right.set_ylabel("RMSE on the test part")
+    unit = f" ({split.series.unit})" if split.series.unit else ""
+    right.set_ylabel(f"RMSE on the test part{unit}")
     right.set_ylim(bottom=0)
     right.xaxis.set_major_locator(MaxNLocator(integer=True))
     right.legend(fontsize="small")

@@ -64,6 +64,8 @@ def test_a_file_and_a_toml_file(run) -> None:
         (["compare", "pos", "--out", "c"], 2, "--data: missing"),
         (["compare", "forecast", "--series", "co2", "--out", "c", "--models", "lst"], 2, "did you mean 'lstm'?"),
         (["compare", "forecast", "--series", "co2", "--out", "c", "--learning-rates", "a"], 2, "--learning-rates: 'a'"),
+        (["compare", "forecast", *SMALL, "--out", "gap.csv"], 1, "cannot make the folder gap.csv: File exists"),
+        (["reproduce", "fig3", "--out", "gap.csv"], 1, "cannot make the folder gap.csv: File exists"),
     ],
 )
 def test_bad_input(run, arguments: list[str], code: int, says: str) -> None:

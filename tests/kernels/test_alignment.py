@@ -75,6 +75,7 @@ def test_a_constant_column_and_one_class():
     assert target_alignment(kernel(constant), Y) == pytest.approx(target_alignment(RBFKernel(2)(X), Y))
     for labels, message in (
         (np.ones(8), "labels of one class"),
+        (np.array([0, 1, 0, np.nan, 1, 0, 1, 1]), "label 3 is nan"),
         (np.arange(8) / 3, "all 8 labels are different"),
         (Y[:5], r"labels of shape \(5,\), expected \(8,\)"),
     ):
