@@ -286,6 +286,16 @@ def test_predicted_times_are_sums_over_blocks_and_tiles(monkeypatch):
     assert shared["seconds"] == pytest.approx(6 * 128 * sample + 1280**2 / 2 / 11 * entry, rel=0.1)
 
 
+def test_a_worker_encodes_what_its_tiles_need():
+    """16 x 16 tiles on 4 workers: squares of 8 x 8 tiles, hence 16 of the 32 blocks each."""
+    backend, circuit = StatevectorBackend(), kept(reuploading_feature_map(4))
+    model = CostModel({"statevector/float64": Rates(gate_s=1.0, amplitude_s=0.0, entry_s=0.0, overlap_s=0.0)})
+    side = backend.tile_side(circuit, F64)
+    block = model.of(backend.effort(circuit, F64), "float64", side).encode_s
+    found = predict(backend, circuit, Size(16 * side, 16 * side, F64, 4), model)["seconds"]
+    assert found == pytest.approx(16 * block, rel=1e-3)
+
+
 def test_memory_is_that_of_all_blocks_as_far_as_the_bound_allows(monkeypatch):
     circuit, backend = kept(zz_feature_map(12)), StatevectorBackend()
     few, many = (predict(backend, circuit, Size(n, 8, F64), CostModel())["memory_mib"] for n in (256, 4096))
