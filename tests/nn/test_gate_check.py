@@ -72,6 +72,12 @@ def test_a_kernel_that_is_always_one() -> None:
     assert "between 1 and 1;" in text and "larger bandwidth" in text
 
 
+@pytest.mark.parametrize(("scale", "findings"), [(1.0, 1), (1e6, 0)])
+def test_small_differences_count_as_much_as_they_are_scaled(scale: float, findings: int) -> None:
+    layer = network(bandwidth=1e-4, kernel_scale=scale, dtype=torch.float64)
+    assert len(told(layer, batch().double())) == findings
+
+
 def test_inputs_that_do_not_differ() -> None:
     layer = network()
     assert told(layer, torch.ones(6, 1, 3))[0].endswith("whether the feature map depends on them; see `dqk inspect`")
