@@ -8,7 +8,7 @@ import numpy as np
 import pennylane as qml
 import pytest
 import torch
-from scipy.stats import chi2
+from scipy.stats import binomtest, chi2
 
 from dqk import FidelityKernel, gram
 from dqk._run import Observer
@@ -125,6 +125,10 @@ def test_bounds_beside_the_matrix_cover_small_probabilities(tmp_path) -> None:
         low, high = (upper(found.beside(name)[:]) for name in ("low", "high"))
         covered.append(((low <= exact) & (exact <= high))[few])
     assert np.mean(covered) >= 0.9
+    hits = np.rint(upper(np.asarray(found)) * shots).astype(int)
+    for entry in np.flatnonzero((hits > 3) & (hits < shots - 3))[::100]:  # and are no wider than Wilson's
+        interval = binomtest(hits[entry], shots).proportion_ci(method="wilson")
+        assert (low[entry], high[entry]) == pytest.approx((interval.low, interval.high), abs=1e-9)
     assert (found.beside("shots")[:][np.triu_indices(80, 1)] == shots).all()
 
 
