@@ -22,9 +22,12 @@ srun --cpus-per-task=2 {python} -m ray.scripts.scripts symmetric-run --address n
 """
 
 
+# MPICH 5.0's ranks sometimes wait for ever when they meet through slurmstepd's PMI: lines of what UCX exchanges are longer than it
+# reads at once ("mpi/pmi2: invalid client request" in the job's log). Ranks of one network meet in shared memory and never do.
+@pytest.mark.parametrize("engine", ["ray", pytest.param("mpi", marks=pytest.mark.slow)])
 @pytest.mark.timeout(280)
-def test_jobs_across_networks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """By MPI and by Ray: the digest of one process, and the addresses of the interfaces."""
+def test_jobs_across_networks(engine: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The digest of one process, and the addresses of the interfaces."""
     require("slurm")
     with slurm(n_nodes=2, networks=True) as cluster:
         assert cluster.network is not None
@@ -33,12 +36,11 @@ def test_jobs_across_networks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
             "UCX_TLS", "tcp,self"
         )  # MPICH's network would take one kernel for one machine, with shared memory
         expected = digest(samples(500))
-        for engine in ("mpi", "ray"):
-            job = launch(f"gram X.npy -o {engine}.zarr --executor {engine} --json", SlurmOptions(nodes=2), run=engine)
-            found = job.result(LIMIT_S)
-            assert found is not None and found["digest"] == expected
+        job = launch(f"gram X.npy -o {engine}.zarr --executor {engine} --json", SlurmOptions(nodes=2), run=engine)
+        found = job.result(LIMIT_S)
+        assert found is not None and found["digest"] == expected
         addresses = ", ".join(cluster.network.address_of(k) for k in (0, 1))
-        assert f"Ray has 2 nodes: {addresses}" in job.logs()
+        assert engine == "mpi" or f"Ray has 2 nodes: {addresses}" in job.logs()
 
 
 @pytest.mark.slow
