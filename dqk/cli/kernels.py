@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from dqk.cli.measured import measured
 from dqk.errors import InvalidInputError, unknown_name
 
 Samples = Annotated[Path, typer.Argument(metavar="X", help="Samples, one per row: .npy, .npz, .csv or .parquet.")]
@@ -88,10 +89,9 @@ def precision(kernel: Any, samples: Any, others: Any) -> Any:
 def settled_kernel(kernel: Any, samples: Any, others: Any, pool: Any, destination: Any) -> Any:
     """The kernel with the backend that `auto` stands for, so that what is computed, shown and stored names one; else as it is."""
     from dqk._executors import executor_of
-    from dqk._gram import sampled_job_of, settled
+    from dqk._gram import settled
 
-    executor = executor_of(pool)
-    if kernel.backend != "auto" or sampled_job_of("auto", kernel.circuit, kernel.shots, 0, executor) is not None:
+    if kernel.backend != "auto" or measured(kernel, pool):
         return kernel
-    name = settled(kernel.circuit, precision(kernel, samples, others), executor, destination)
+    name = settled(kernel.circuit, precision(kernel, samples, others), executor_of(pool), destination)
     return type(kernel)(kernel.feature_map, name, kernel.shots)

@@ -21,15 +21,11 @@ def measured(kernel: Any, pool: Any) -> bool:
 
 def measured_by(kernel: Any, pool: Any) -> str | list[str]:
     """What computes or measures the entries: a backend's name, or those of several processors."""
-    from dqk.backends.resolve import resolve
-    from dqk.kernels import ShotPlan
-
     names = getattr(pool, "names", None)
     if names is not None:
         return names[0] if len(names) == 1 else list(names)
-    if kernel.backend == "auto" and isinstance(kernel.shots, ShotPlan):
-        return "simulated"
-    return str(resolve(kernel.backend, kernel.circuit).name if kernel.backend == "auto" else kernel.backend)
+    # What computes has a name by now (`settled_kernel`); what is still "auto" has a plan of shots.
+    return "simulated" if kernel.backend == "auto" else str(kernel.backend)
 
 
 def prices(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 from typing import Annotated, Any
 
 import typer
@@ -97,7 +98,7 @@ def _document(
 
 
 def _not_chosen(row: Any, why: str) -> Any:
-    return type(row)(**{**row.to_dict(), "chosen": False, "why": why if row.seconds is not None else row.why})
+    return replace(row, chosen=False, why=why if row.seconds is not None else row.why)
 
 
 def _device_row(kernel: Any, samples: Any, others: Any, pool: Any) -> Any:
