@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 import random
 import secrets
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from functools import cached_property
 from typing import Any, Literal, TypeVar
@@ -201,8 +202,10 @@ class QPUClient:
         if kept is not None:
             kept.close()
 
-    def __del__(self) -> None:
-        if hasattr(self, "_kept"):  # else it was refused
+    def __del__(self, _ending: Callable[[], bool] = sys.is_finalizing) -> None:
+        # Without `_kept` it was refused. At the interpreter's end the modules that closing needs may be gone (a name of
+        # this one too, hence the argument), and the system closes what is open.
+        if hasattr(self, "_kept") and not _ending():
             self.close()
 
     def __enter__(self) -> QPUClient:

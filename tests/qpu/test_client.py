@@ -4,6 +4,8 @@ import http.server
 import json
 import os
 import statistics
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -147,6 +149,13 @@ def test_a_forked_child_has_a_connection_of_its_own(client: QPUClient) -> None:
         os._exit(0 if client.status(job).state == "done" else 1)
     assert os.waitpid(child, 0)[1] == 0
     assert client.status(job).state == "done"
+
+
+def test_a_client_that_outlives_its_module_says_nothing() -> None:
+    """An interpreter that ends sets the names of modules to None; here one is, and something else still holds a client."""
+    program = "import sys, dqk.qpu.client as c; sys.kept = c.QPUClient('http://127.0.0.1:1'); c.os = None"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=50)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_a_job_costs_a_few_milliseconds_on_loopback(client: QPUClient) -> None:
