@@ -90,11 +90,13 @@ def test_warned_queued_again_and_gone_on_with(cluster: Slurm, engine: str, numbe
     cluster.run("scancel", f"--signal={number}", *(["--batch"] if number == "USR1" else []), job.job)
     found = job.result(LIMIT_S)
     (task,) = job.status()
-    assert found is not None and task.restarts == 1 and task.exit_code == 0
+    assert found is not None and task.exit_code == 0
     log = job.logs()
-    assert f"stopped: by signal SIG{number}" in log and "the job is queued again" in log
+    # Slurm itself may start a job anew, if a node was not ready for it; by us it is queued again once.
+    assert log.count("the job is queued again") == 1 and task.restarts >= 1, f"{task}\n{log}\n{cluster.logs(60)}"
+    assert f"stopped: by signal SIG{number}" in log
     assert "Traceback" not in log and "MPI_Abort" not in log
-    (line,) = (line for line in log.splitlines() if "tiles are there" in line)
+    *_, line = (line for line in log.splitlines() if "tiles are there" in line)
     assert found["computed"] == found["tiles"] - int(line.split()[0]) < found["tiles"]
     assert found["digest"] == digest(x, "reuploading")
 
