@@ -86,8 +86,9 @@ def unknown_name(what: str, given: object, known: Iterable[str]) -> InvalidInput
     "unknown backend 'statevectr'; did you mean 'statevector'? Known: 'mps', 'statevector'"
     """
     names = sorted(known)
-    near = difflib.get_close_matches(str(given), names, n=1)
-    hint = f" did you mean {near[0]!r}?" if near else ""
+    spelt = {name.lower(): name for name in names}
+    near = difflib.get_close_matches(str(given).lower(), spelt, n=1)
+    hint = f" did you mean {spelt[near[0]]!r}?" if near else ""
     return InvalidInputError(f"unknown {what} {given!r};{hint} Known: {', '.join(map(repr, names))}")
 
 

@@ -11,7 +11,7 @@ import typer
 
 from dqk.cli import compare, doctor, emulate, gram, inspect, launch, plan, predict, qpu, reproduce, store, train
 from dqk.cli.output import report
-from dqk.cli.pools import leave_mpi
+from dqk.cli.pools import part_in_good_order
 from dqk.errors import DQKError, exit_code
 from dqk.training.interrupt import Interrupted
 
@@ -77,5 +77,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (DQKError, OSError) as error:
         report(error)
         if isinstance(error, Interrupted):
-            leave_mpi()
+            part_in_good_order()
         sys.exit(exit_code(error))

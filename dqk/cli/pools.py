@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from dqk.cli.output import stderr
@@ -66,14 +68,17 @@ def _qpu_name(name: str) -> str:
     raise InvalidInputError(f"--qpu {name}: expected a URL; write http://{name}, or https://{name}")
 
 
-def leave_mpi() -> None:
-    """Has this rank leave MPI, if it is one, once its pool is closed in good order.
+def part_in_good_order() -> None:
+    """Has a run that was asked to stop, and has, leave MPI, if it is a rank, and say so to the batch script around it.
 
-    `python -m mpi4py` would otherwise take the exit code of a stopped run for a crash, and end the job with another one.
+    `python -m mpi4py` would otherwise take the exit code of a stopped run for a crash, and end the job with another one. The
+    script cannot tell from that code alone whether this was it or a rank that crashed; DQK_STOPPED names a file that tells.
     """
     mpi = sys.modules.get("mpi4py.MPI")
     if mpi is not None and mpi.Is_initialized() and not mpi.Is_finalized():
         mpi.Finalize()
+    if file := os.environ.get("DQK_STOPPED"):
+        Path(file).touch()
 
 
 def check_not_distributed(executor: str | None, distributed: bool) -> None:

@@ -9,10 +9,14 @@ from __future__ import annotations
 import enum
 import json
 import os
+import signal
 import socket
 import sys
+import threading
 import time
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -23,7 +27,7 @@ import numpy as np
 from dqk._resources import _cgroup_cpus, cpu_threads
 from dqk.cluster.base import Arrays, Buffer, Worker
 from dqk.cluster.resources import take_gpu
-from dqk.errors import BackendUnavailableError, ClusterError
+from dqk.errors import BackendUnavailableError, ClusterError, InvalidInputError
 
 _RECORD = 4096  # bytes that each rank tells the others when they meet
 _CHUNK = 2**30  # bytes in one MPI call: older libraries count in 32 bits
@@ -65,7 +69,8 @@ def load_mpi() -> Any:
         ClusterError: if MPI was initialised for fewer threads than a rank has, or ranks do not see each other.
     """
     try:
-        from mpi4py import MPI
+        with _bounded():
+            from mpi4py import MPI
     except (ImportError, RuntimeError) as error:  # the latter: mpi4py is there, but finds no MPI library
         raise BackendUnavailableError(
             f"MPI cannot be used ({error}); on a cluster load its MPI module and `pip install 'dqk[mpi]'`, "
@@ -81,6 +86,27 @@ def load_mpi() -> Any:
         )
     _check_world_size(MPI.COMM_WORLD.Get_size())
     return MPI
+
+
+@contextmanager
+def _bounded() -> Iterator[None]:
+    """Ends this process by SIGALRM if the ranks do not meet within DQK_MPI_INIT_S seconds (600).
+
+    MPI_Init is one call in C that keeps the interpreter to itself, so nothing else can look at a clock meanwhile. Ranks that a
+    launcher does not bring together wait in it for ever, and their job until its time limit.
+    """
+    given = os.environ.get("DQK_MPI_INIT_S", "600")
+    if not given.isdecimal():
+        raise InvalidInputError(f"DQK_MPI_INIT_S is {given!r}, expected a whole number of seconds; 0 waits for ever")
+    free = signal.getsignal(signal.SIGALRM) == signal.SIG_DFL and not any(signal.getitimer(signal.ITIMER_REAL))
+    mine = free and threading.current_thread() is threading.main_thread()
+    if mine:
+        signal.setitimer(signal.ITIMER_REAL, int(given))
+    try:
+        yield
+    finally:
+        if mine:
+            signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def _check_world_size(size: int) -> None:

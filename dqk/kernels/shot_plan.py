@@ -91,8 +91,8 @@ class ShotPlan:
         wanted = self.shots or max(1, self.total(entries) // max(1, entries))
         if wanted * entries > self.total(entries):
             raise InvalidInputError(
-                f"{entries:,} entries with {wanted:,} shots each need {entries * wanted:,}, the budget is {self.budget:,}; give a "
-                "larger budget or fewer shots"
+                f"{entries:,} entries with {wanted:,} shot{'s' * (wanted > 1)} each need {entries * wanted:,}, the budget is "
+                f"{self.budget:,}; give a larger budget or fewer shots"
             )
         return wanted
 

@@ -18,8 +18,8 @@ import pytest
 from dqk import FidelityKernel
 from dqk._resources import cpu_threads
 from dqk.cluster._mpi import MPIPool
-from dqk.cluster._mpi_session import _check_world_size, _slots
-from dqk.errors import ClusterError
+from dqk.cluster._mpi_session import _check_world_size, _slots, load_mpi
+from dqk.errors import ClusterError, InvalidInputError
 from dqk.kernels.feature_maps import ising_feature_map
 from dqk.testing import POOL_LAWS, PoolSubject
 from tests.requirements import mpiexec, require
@@ -216,6 +216,18 @@ def test_ranks_that_do_not_see_each_other_are_found(tmp_path: Path) -> None:
     alone = ("env", "-u", "PMI_FD", "-u", "PMI_RANK", "-u", "PMI_PORT")  # what a launcher of another MPI amounts to
     done = run(2, "refused.py", tmp_path, "pool", prefix=alone)
     assert done.stdout.count("ClusterError: PMI_SIZE says that 2 ranks were launched, but MPI's world has size 1") == 2
+
+
+def test_ranks_that_never_meet_do_not_wait_for_ever() -> None:
+    began = time.monotonic()
+    done = run(2, "apart.py", DQK_MPI_INIT_S="2")
+    assert time.monotonic() - began < 30 and done.returncode != 0 and "Alarm clock" in done.stdout + done.stderr
+
+
+def test_a_time_to_meet_is_whole_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DQK_MPI_INIT_S", "soon")
+    with pytest.raises(InvalidInputError, match="'soon', expected a whole number of seconds"):
+        load_mpi()
 
 
 @pytest.mark.parametrize("name", ["OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS", "SLURM_NTASKS"])

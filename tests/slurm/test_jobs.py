@@ -140,7 +140,7 @@ def test_training_as_by_torchrun(cluster: Slurm, tmp_path: Path) -> None:
     cluster.run("scancel", "--signal=USR1", "--batch", job.job)
     found = job.result(LIMIT_S)
     assert found is not None and found["ranks"] == 2
-    assert job.status()[0].restarts == 1
+    assert job.status()[0].restarts >= 1 and job.logs().count("the job is queued again") == 1
     assert_same_run(Path("torchrun"), Path("run/train"))
 
 
@@ -163,6 +163,20 @@ def test_a_wrong_pair_of_mpi_and_srun_is_named(cluster: Slurm) -> None:
     (task,) = job.wait(LIMIT_S)
     assert task.exit_code not in (0, None)
     assert "srun --mpi=" in job.logs() and not Path("K.zarr").exists()
+
+
+def test_ranks_that_never_meet_end_the_job(cluster: Slurm, tmp_path: Path) -> None:
+    """With what can be done; they do not wait until the time limit, and the job is not queued again and again."""
+    samples(20)
+    late = tmp_path / "python"
+    late.write_text(f'#!/bin/sh\n[ "${{SLURM_PROCID:-0}}" = 1 ] && sleep 100\nexec {sys.executable} "$@"\n')
+    late.chmod(0o755)
+    site = Site(python=str(late), mpi="pmi2", setup=("export DQK_MPI_INIT_S=3",))
+    job = launch("gram X.npy -o K.zarr --executor mpi", SlurmOptions(nodes=2), site=site, run="run")
+    (task,) = job.wait(LIMIT_S)
+    assert task.exit_code in (142, 143) and task.restarts == 0 and not Path("K.zarr").exists()
+    assert "Alarm clock" in job.logs() and re.search(r"did\s+not meet within 3 s", job.logs())
+    assert "Traceback" not in job.logs()
 
 
 def test_every_task_has_a_gpu_of_its_own(cluster: Slurm, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -267,7 +281,8 @@ def test_a_warning_while_the_environment_is_made(cluster: Slurm) -> None:
     job = launch("gram X.npy -o K.zarr --json", SlurmOptions(), site=site, run="run")
     until(lambda: Path("started").exists(), "start")
     cluster.run("scancel", "--signal=USR1", "--batch", job.job)
-    assert job.result(LIMIT_S) is not None and job.status()[0].restarts == 1
+    assert job.result(LIMIT_S) is not None and job.status()[0].restarts >= 1
+    assert job.logs().count("the job is queued again") == 1
 
 
 def test_a_setup_that_fails(cluster: Slurm) -> None:

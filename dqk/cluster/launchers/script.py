@@ -129,7 +129,8 @@ _WATCH = r"""
 _STEP = {
     "ray": r"""srun --overlap --nodes=1 --ntasks=1 --nodelist="$SLURMD_NODENAME" --cpus-per-task="$cpus" \
   "${python[@]}" -m dqk "${payload[@]}" &""",
-    "mpi": r"""export DQK_THREADS=$cpus OMP_NUM_THREADS=$cpus
+    "mpi": r"""export DQK_THREADS=$cpus OMP_NUM_THREADS=$cpus DQK_STOPPED=$run/stopped-$job
+rm -f "$DQK_STOPPED"
 {ungpu}srun --mpi={mpi} --kill-on-bad-exit=1 --ntasks-per-node={tasks} --cpus-per-task="$cpus"{gpus} \
   "${python[@]}" -m mpi4py -m dqk "${payload[@]}" &""",
     "torch": r"""export DQK_THREADS=$cpus OMP_NUM_THREADS=$cpus
@@ -138,6 +139,14 @@ _STEP = {
     "single": r"""export DQK_THREADS=$cpus OMP_NUM_THREADS=$cpus
 srun --nodes=1 --ntasks=1 --cpus-per-task="$cpus" "${python[@]}" -m dqk "${payload[@]}" &""",
 }
+
+_CRASHED = r"""
+if [ "$code" -gt 128 ] && [ "$warned" = no ] && [ ! -e "$DQK_STOPPED" ]; then
+  echo "a rank was ended by a signal, which srun names above, and the others with it. Where that is Alarm clock, the ranks did" \
+    "not meet within ${DQK_MPI_INIT_S:-600} s: the MPI library of mpi4py and srun --mpi={mpi} do not get on with each other;" \
+    "build mpi4py on the site's MPI, name another flavour in the site file, or use --executor ray" >&2
+fi
+"""
 
 _STOP_RAY = r"""
 if [ -n "${watch:-}" ]; then kill "$watch" 2>/dev/null; fi
@@ -149,13 +158,15 @@ wait "$ray"
 _REQUEUE = r"""
 # Warned, or preempted: then Slurm sends SIGTERM to the steps, and the program ends with 143. A cancelled job does not get here.
 again=no
-if [ "$code" -eq 143 ]; then again=yes; fi
+if [ "$code" -eq 143 ]{stopped}; then again=yes; fi
 if [ "$warned" = yes ] && [ "$code" -gt 128 ]; then again=yes; fi
 if [ "$again" = yes ] && [ "${SLURM_RESTART_COUNT:-0}" -lt {restarts} ]; then
   scontrol requeue "$job" && echo "the state is saved, the job is queued again" && exit "$code"
 fi
 """
 
+# A rank that crashes has srun end the others with SIGTERM too; only the program knows that it was asked to stop, and has stopped.
+_STOPPED = ' && [ -e "$DQK_STOPPED" ]'
 _MOST_RESTARTS = 100
 _UNGPU = "unset SLURM_GPUS_PER_NODE # with a type of GPU it would contradict the next line\n"
 
@@ -212,7 +223,9 @@ def render(
     text = "\n".join(head) + "\n" + _START.replace("{signal_s}", str(options.signal_s)) + "\n".join(environment) + "\n"
     text += _SETTINGS.replace("{tasks}", str(tasks)) + _qpus(options) + _work(payload, options, mpi)
     if options.requeue and payload.goes_on:
-        text += _REQUEUE.replace("{restarts}", str(_MOST_RESTARTS))
+        text += _REQUEUE.replace("{restarts}", str(_MOST_RESTARTS)).replace(
+            "{stopped}", _STOPPED if payload.engine == "mpi" else ""
+        )
     return text + 'quit "$code"\n'
 
 
@@ -238,7 +251,7 @@ def _work(payload: Payload, options: SlurmOptions, mpi: str) -> str:
     )
     text += "  step=$!\n" + (_WATCH.lstrip("\n") if engine == "ray" else "")
     text += '  finish "$step"\n  code=$?\nfi\n'
-    text += _STOP_RAY if engine == "ray" else ""
+    text += {"ray": _STOP_RAY, "mpi": _CRASHED.replace("{mpi}", mpi)}.get(engine, "")
     return text + (_DROP if options.emulated_qpus is not None else "")
 
 

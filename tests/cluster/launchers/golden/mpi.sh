@@ -69,7 +69,8 @@ cpus=${SLURM_CPUS_PER_TASK:-$((SLURM_CPUS_ON_NODE / 8))}
 # --- the work ---
 code=138 # what the program ends with once it is warned
 if [ "$warned" = no ]; then
-  export DQK_THREADS=$cpus OMP_NUM_THREADS=$cpus
+  export DQK_THREADS=$cpus OMP_NUM_THREADS=$cpus DQK_STOPPED=$run/stopped-$job
+  rm -f "$DQK_STOPPED"
   srun --mpi=pmix --kill-on-bad-exit=1 --ntasks-per-node=8 --cpus-per-task="$cpus" \
     "${python[@]}" -m mpi4py -m dqk "${payload[@]}" &
   step=$!
@@ -77,9 +78,15 @@ if [ "$warned" = no ]; then
   code=$?
 fi
 
+if [ "$code" -gt 128 ] && [ "$warned" = no ] && [ ! -e "$DQK_STOPPED" ]; then
+  echo "a rank was ended by a signal, which srun names above, and the others with it. Where that is Alarm clock, the ranks did" \
+    "not meet within ${DQK_MPI_INIT_S:-600} s: the MPI library of mpi4py and srun --mpi=pmix do not get on with each other;" \
+    "build mpi4py on the site's MPI, name another flavour in the site file, or use --executor ray" >&2
+fi
+
 # Warned, or preempted: then Slurm sends SIGTERM to the steps, and the program ends with 143. A cancelled job does not get here.
 again=no
-if [ "$code" -eq 143 ]; then again=yes; fi
+if [ "$code" -eq 143 ] && [ -e "$DQK_STOPPED" ]; then again=yes; fi
 if [ "$warned" = yes ] && [ "$code" -gt 128 ]; then again=yes; fi
 if [ "$again" = yes ] && [ "${SLURM_RESTART_COUNT:-0}" -lt 100 ]; then
   scontrol requeue "$job" && echo "the state is saved, the job is queued again" && exit "$code"
