@@ -14,6 +14,7 @@ from dqk.errors import BackendUnavailableError, ClusterError
 
 _EXCLUDED = [".git", ".venv", "runs", "__pycache__"]
 _ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
+_AGENT_S = 60.0
 _PASSED_ON = ("DQK_", "OMP_NUM_THREADS")
 
 
@@ -101,13 +102,18 @@ def hand_in(payload: Payload, address: str, run: str | os.PathLike[str] | None) 
         "excludes": _EXCLUDED,
         "env_vars": {**passed, "RAY_ADDRESS": "auto"},
     }
-    try:
-        job = client.submit_job(
-            entrypoint=shlex.join(["python", "-m", "dqk", *payload.words]),
-            runtime_env=environment,
-            metadata={"dqk": payload.command},
-        )
-    except (RuntimeError, ValueError, OSError) as error:
-        raise ClusterError(f"the Ray at {address} did not take the job: {error}") from error
+    job = _submit(client, address, shlex.join(["python", "-m", "dqk", *payload.words]), environment, payload.command)
     record = write_record(folder, RayJob.kind, job, payload, address=address)
     return RayJob(folder, record)
+
+
+def _submit(client: Any, address: str, entrypoint: str, environment: dict[str, Any], command: str) -> str:
+    """Number of the job. A cluster that has just started may have nobody yet to start it, which Ray waits 10 s for."""
+    deadline = time.monotonic() + _AGENT_S
+    while True:
+        try:
+            return client.submit_job(entrypoint=entrypoint, runtime_env=environment, metadata={"dqk": command})
+        except (RuntimeError, ValueError, OSError) as error:
+            if "No available agent" not in str(error) or time.monotonic() > deadline:
+                raise ClusterError(f"the Ray at {address} did not take the job: {error}") from error
+            time.sleep(1.0)

@@ -34,12 +34,14 @@ LIMIT_S = 120.0
 def a_cluster(folder: Path) -> Iterator[str]:
     """`ray start --head` with a dashboard; gives the dashboard's address."""
     ports = []
-    for _ in range(2):
+    for _ in range(3):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             ports.append(free.getsockname()[1])
     words = ["start", "--head", "--block", "--num-cpus=3", "--node-ip-address=127.0.0.1", f"--port={ports[0]}"]
     words += ["--include-dashboard=true", "--dashboard-host=127.0.0.1", f"--dashboard-port={ports[1]}"]
+    # It starts the jobs, by default at a port that another Ray of this machine may have.
+    words += [f"--dashboard-agent-listen-port={ports[2]}"]
     words += [f"--temp-dir={folder}", "--min-worker-port=0", "--max-worker-port=0", "--disable-usage-stats"]
     words += ["--object-store-memory=200000000"]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
