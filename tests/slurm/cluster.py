@@ -43,7 +43,7 @@ ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
-SchedulerParameters=sched_min_interval=200000,batch_sched_delay=0,max_switch_wait=0
+SchedulerParameters=sched_min_interval=200000,batch_sched_delay=0,max_switch_wait=0,sched_interval=1,bf_interval=1
 SlurmdParameters=config_overrides
 MpiDefault=none
 JobRequeue=1
