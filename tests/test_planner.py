@@ -301,8 +301,8 @@ def test_memory_is_that_of_all_blocks_as_far_as_the_bound_allows(monkeypatch):
     few, many = (predict(backend, circuit, Size(n, 8, F64), CostModel())["memory_mib"] for n in (256, 4096))
     assert 12 <= (many - few) / 30 <= 20  # a block of 128 states of 2**12 amplitudes in four planes: 16 MiB
     monkeypatch.setenv("DQK_MEMORY_MIB", "100")
-    bounded = predict(backend, circuit, Size(4096, 8, F64), CostModel())["memory_mib"]
-    assert 100 <= bounded <= 102  # with K
+    for size, result in ((Size(4096, 1024, F64), 32), (Size(4096, 1024, F32), 16), (Size(2048, None, F64), 32)):
+        assert predict(backend, circuit, size, CostModel())["memory_mib"] == 100 + result
 
 
 def test_every_other_choice_has_a_reason(monkeypatch):
