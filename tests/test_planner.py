@@ -21,7 +21,7 @@ from dqk.backends.reference import ReferenceBackend
 from dqk.backends.statevector import StatevectorBackend
 from dqk.circuit import Circuit, Gate, data, simplify_for_fidelity
 from dqk.cluster import InlinePool
-from dqk.errors import MemoryBoundError, StoreError, UnsupportedError
+from dqk.errors import MemoryBoundError, StoreError, TileError, UnsupportedError
 from dqk.kernels import FeatureMap
 from dqk.kernels.feature_maps import (
     bsp_feature_map,
@@ -234,6 +234,27 @@ def test_a_store_keeps_the_backend_by_which_it_was_begun(begun, tmp_path, monkey
     found = gram(FidelityKernel(feature_map), x, store=path)
     assert read_description(path).backend == begun
     assert np.array_equal(found[:, :], FidelityKernel(feature_map, begun)(x))
+
+
+@pytest.mark.parametrize(
+    ("memory_mib", "error"), [(20, MemoryBoundError), (70, TileError)]
+)  # 64 for blocks, 4 for a tile
+def test_where_memory_lacks_a_store_is_named_as_what_fixed_the_backend(memory_mib, error, tmp_path, monkeypatch):
+    x, path = np.random.default_rng(0).uniform(-1, 1, (6, 14)), tmp_path / "K.zarr"
+    feature_map = ising_feature_map(14, reps=2)
+    gram(FidelityKernel(feature_map, "statevector"), x[:4], store=path)
+    monkeypatch.setenv("DQK_MEMORY_MIB", str(memory_mib))
+    monkeypatch.setenv("DQK_THREADS", "2")
+    with pytest.raises(
+        error, match="K.zarr was begun by backend 'statevector'.* in a new store it takes 'mps', which fits"
+    ):
+        gram(FidelityKernel(feature_map), x, store=path)
+    gram(FidelityKernel(feature_map), x, store=tmp_path / "new.zarr")
+    monkeypatch.setenv("DQK_MEMORY_MIB", "20")
+    for path in (tmp_path / "new.zarr", tmp_path / "none.zarr"):  # begun by another, and by none
+        with pytest.raises(MemoryBoundError) as refused:
+            gram(FidelityKernel(feature_map, "statevector"), x, store=path)
+        assert "was begun" not in str(refused.value)
 
 
 def test_a_store_records_what_auto_stands_for_and_refuses_another_by_name(tmp_path):
