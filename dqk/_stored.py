@@ -148,7 +148,9 @@ class _Work(TileWork):
         self._beat = time.monotonic()
 
     def __enter__(self) -> _Work:
-        with explained(f"write {self.store.path}", "make room or check the permissions, then go on with --resume"):
+        with explained(
+            f"write {self.store.path}", "make room or check the permissions, then go on with --resume (resume=True)"
+        ):
             self._folder.mkdir(parents=True)
             (self._folder / "question").write_text(self._nonce)
         return self

@@ -132,8 +132,8 @@ def _equal(preactivations: Tensor) -> list[tuple[str, str]]:
     if not pairs:
         return []
     remedy = (
-        "; nothing that differs between them has an influence, so use readout='per_gate', or parameters that reach the kernel "
-        "(`dqk inspect` names those that do not)"
+        "; nothing that differs between them has an influence, so use --readout per_gate (readout='per_gate'), or parameters that "
+        "reach the kernel (`dqk inspect` names those that do not)"
     )
     return [(f"gates are the same function on the first batch: {', '.join(pairs)}", remedy)]
 
