@@ -172,7 +172,7 @@ BAD = [
     (["--qpu", "qpu.example.com:8000", "--shots", "9"], "write http://qpu.example.com:8000, or https://qpu.example.com:8000"),
     (["--qpu", "http:/127.0.0.1:8000", "--shots", "9"], "--qpu http:/127.0.0.1:8000: expected a URL such as http://127.0.0.1:8000"),
     (["--token-file", "t"], "--token-file t: is for --qpu and --backend qpu:URL"),
-    (["--backend", "simulated", "--dry-run"], "--dry-run with --backend simulated: gives exact probabilities"),
+    (["--backend", "simulated", "--dry-run"], "--backend simulated: gives exact probabilities, which have no price"),
     (["--shots", "9", "--dry-run"], "--dry-run: no device measures here; give --qpu URL and --shots 1000, say"),
 ]  # fmt: skip
 
