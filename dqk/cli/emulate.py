@@ -84,9 +84,10 @@ def emulate(
         results = play(experiment, lambda text: status.update(text), _qklstm_loss)
     written = _write(experiment, results, folder)
     if json:
-        print_json({"files": [str(path) for path in written], "rows": [_document(row) for row in results.rows]})
+        rows = [_document(row) for row in results.rows]
+        print_json({"files": [str(path) for path in written], "note": experiment.told, "rows": rows})
         return
-    _show(results)
+    _show(results, experiment.told)
     for path in written:
         stdout().print(f"written: {path}", markup=False, soft_wrap=True)
 
@@ -159,7 +160,7 @@ def _document(row: Any) -> dict[str, Any]:
     }
 
 
-def _show(results: Any) -> None:
+def _show(results: Any, note: str | None) -> None:
     from dqk.qpu.report import columns, label, shown
 
     names = columns(results)
@@ -172,6 +173,8 @@ def _show(results: Any) -> None:
     if not sys.stdout.isatty():
         console.width = 200  # lines of a file are not broken
     console.print(listed)
+    if note:
+        console.print(note, markup=False, soft_wrap=True)
     for row in results.rows:
         for why, count in row.runs[0].not_done.items():
             console.print(f"not done by {label(row)}: {counted(count, 'job')}, {why}", markup=False, soft_wrap=True)
