@@ -2,7 +2,7 @@
 
     python examples/nystroem.py
 
-`benchmarks/learning.py` measures both.
+For so few samples and qubits the whole matrix is the quicker one; `benchmarks/learning.py` measures where it is not.
 """
 
 from __future__ import annotations

@@ -38,8 +38,9 @@ def doctor(
 
     The cost model sizes messages to workers and recognises workers that hang. No result depends on it.
 
-    `srun dqk doctor --cluster` compares all tasks of a job: addresses, ports, threads, GPUs, limits, the shared disk, clocks,
-    and whether Slurm's signals arrive. Exit code 1 if something is wrong.
+    `srun dqk doctor --cluster` compares all tasks of a job: addresses, threads, GPUs, limits, shared disk, clocks, signals.
+
+    Exit code 1 if something is wrong.
     """
     if store is not None and not cluster:
         raise InvalidInputError(f"--store {store} is for --cluster")
@@ -183,9 +184,8 @@ def _rows(found: dict[str, Any]) -> list[tuple[str, str]]:
         ),
     ]
     cuda = found["cuda"]
-    rows.append(
-        ("NVIDIA driver", f"{cuda['driver'] or 'none'}; torch is built for CUDA {cuda['torch_built_for'] or 'none'}")
-    )
+    for_cuda = f"for CUDA {cuda['torch_built_for']}" if cuda["torch_built_for"] else "without CUDA"
+    rows.append(("NVIDIA driver", f"{cuda['driver'] or 'none'}; torch is built {for_cuda}"))
     rows += [(f"GPU {d['uuid']}", f"{d['name']}, {d['memory_mib']:,} MiB") for d in cuda["devices"]]
     packages = ", ".join(f"{name} {version}" for name, version in cuda["packages"].items())
     rows.append(("cuQuantum", "; ".join(filter(None, [packages, cuda["missing"] and f"MISSING: {cuda['missing']}"]))))
@@ -194,7 +194,13 @@ def _rows(found: dict[str, Any]) -> list[tuple[str, str]]:
             details = ", ".join(
                 f"{key} {value}" for key, value in about.items() if key not in ("available", "why") and value
             )
-            rows.append((f"{kind[:-1]} {name}", f"NO: {about['why']}" if "why" in about else details or "yes"))
+            rows.append(
+                (f"{kind[:-1]} {name}", _refusal(about["why"], cuda["missing"]) if "why" in about else details or "yes")
+            )
     model = found["cost_model"]
     in_force = model["file"] if model["measured"] else "defaults; `dqk doctor --calibrate` measures this machine"
     return [*rows, ("cost model", in_force)]
+
+
+def _refusal(why: str, missing: str | None) -> str:
+    return "NO: see cuQuantum" if missing and missing in why else f"NO: {why}"

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import sys
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.measure import Measurement
+from rich.table import Table
 
 from dqk.cli.output import counted, print_json, stderr, stdout, table
 from dqk.errors import BackendUnavailableError, InvalidInputError
@@ -37,6 +40,8 @@ _SHORT = {
     "accuracy": "SVC",
     "lstm_loss": "LSTM loss",
 }
+
+_WIDEST = 10_000  # characters in a line of a file
 
 
 def register(app: typer.Typer) -> None:
@@ -160,19 +165,34 @@ def _document(row: Any) -> dict[str, Any]:
     }
 
 
-def _show(results: Any, note: str | None) -> None:
-    from dqk.qpu.report import columns, label, shown
+def _table(results: Any, names: Sequence[str]) -> tuple[Table, int]:
+    """The columns of these names, and the characters that a line of them takes."""
+    from dqk.qpu.report import label, shown
 
-    names = columns(results)
     listed = table("policy", *(_SHORT.get(name, name) for name in names), numbers=tuple(_SHORT.values()))
     for row in results.rows:
         listed.add_row(label(row), *(shown(name, row) for name in names))
     for column in listed.columns:
         column.no_wrap = True
     console = stdout()
-    if not sys.stdout.isatty():
-        console.width = 200  # lines of a file are not broken
+    return listed, Measurement.get(console, console.options.update(max_width=_WIDEST), listed).maximum
+
+
+def _show(results: Any, note: str | None) -> None:
+    from dqk.qpu.report import columns, label
+
+    names = columns(results)
+    console = stdout()
+    width = console.width if sys.stdout.isatty() else _WIDEST  # lines of a file are not broken
+    for count in range(len(names), 0, -1):
+        listed, needed = _table(results, names[:count])
+        if needed <= width:
+            break
+    console.width = max(console.width, needed)
     console.print(listed)
+    if count < len(names):
+        left = ", ".join(_SHORT.get(name, name) for name in names[count:])
+        console.print(f"no room for {left}: the report has them", markup=False, soft_wrap=True)
     if note:
         console.print(note, markup=False, soft_wrap=True)
     for row in results.rows:

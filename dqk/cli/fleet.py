@@ -50,7 +50,9 @@ def register(app: typer.Typer) -> None:
 
 
 def up(
-    file: Annotated[Path, typer.Argument(metavar="FLEET", help="TOML file with a [[qpu]] for each kind of processor.")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FLEET", help="TOML file with a `qpu` table for each kind of processor.")
+    ],
     folder: Annotated[
         Path | None, typer.Option(help="For record and logs, new or empty (default: a new one under runs/).")
     ] = None,

@@ -20,6 +20,7 @@ app = typer.Typer(
     help="Run a command of dqk on a cluster: hand it to Slurm or to a Ray cluster, and find it again.",
     no_args_is_help=True,
     rich_markup_mode="rich",
+    epilog="Example: dqk launch slurm --nodes 4 --time 2:00:00 -- gram X.npy -o K.zarr --executor ray",
 )
 
 _SLURM = """
@@ -94,6 +95,13 @@ def slurm(
     resources = (nodes, gpus_per_node, tasks_per_node, cpus_per_task, time_limit, name, array, signal_seconds, requeue)
     options = SlurmOptions(*resources, qpu, _fleet_file(emulated_qpus))
     known = Site() if site is None else Site.read(site)
+    if (
+        work.has_store
+        and array is None
+        and not (work.has("--resume") or work.value("--shard"))
+        and Path(work.out).exists()
+    ):
+        raise InvalidInputError(f"{work}: {work.out} exists; give --resume to go on with it, or choose another path")
     if dry_run:
         folder = free_folder(run, work)
         text = script_of(work.placed(folder), options, known, folder)

@@ -25,11 +25,14 @@ def with_options(task: str, without: tuple[str, ...] = ()) -> Callable[[Callable
         without: options that the command does not take.
     """
     names = [name for name, option in OPTIONS.items() if task in option.tasks and name not in without]
+    presets = "preset" in names
 
     def given(command: Callable[..., None]) -> Callable[..., None]:
         own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.kind is not p.VAR_KEYWORD]
         shared = [
-            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=_annotation(name, task))
+            inspect.Parameter(
+                name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=_annotation(name, task, presets)
+            )
             for name in names
         ]
         parameters = [*own, *shared]
@@ -40,7 +43,7 @@ def with_options(task: str, without: tuple[str, ...] = ()) -> Callable[[Callable
     return given
 
 
-def _annotation(name: str, task: str) -> Any:
+def _annotation(name: str, task: str, presets: bool) -> Any:
     option = OPTIONS[name]
     choices = f": {', '.join(option.choices)}." if option.choices else "."
     # Read as text and converted later: a mistake is then reported with its value, and with all others.
@@ -49,7 +52,7 @@ def _annotation(name: str, task: str) -> Any:
         "rich_help_panel": option.group,
         "show_default": False,
     }
-    help = f"{option.help}{choices}{_defaults(name, task)}"
+    help = f"{option.help}{choices}{_defaults(name, task, presets)}"
     typed: Any = bool | None if _kind(name) is bool else str | None
     return Annotated[typed, typer.Option(flag(name), help=help, **details)]
 
@@ -66,11 +69,11 @@ def converted(name: str, text: Any) -> Any:
         return text
 
 
-def _defaults(name: str, task: str) -> str:
+def _defaults(name: str, task: str, presets: bool) -> str:
     usual = PRESETS.get(task, {}).get(name, getattr(TrainConfig(), name))
     if usual is None or usual is False or name == "preset":
         return ""
-    table1 = PRESETS["table1"].get(name, usual) if task == "pos" else usual
+    table1 = PRESETS["table1"].get(name, usual) if presets else usual
     return f" Default {usual}." if table1 == usual else f" Default {usual}, for table1 {table1}."
 
 

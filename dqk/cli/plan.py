@@ -12,7 +12,7 @@ from rich.markup import escape
 from dqk.cli.kernels import BackendName, Bandwidth, Layers, MapName, Others, Samples, precision, problem
 from dqk.cli.measured import prices
 from dqk.cli.measuring import Measuring, use_tokens, with_measuring
-from dqk.cli.output import print_json, stderr, stdout, table
+from dqk.cli.output import counted, print_json, stderr, stdout, table
 
 _EXAMPLES = """
 Examples:
@@ -116,7 +116,7 @@ def _device_row(kernel: Any, samples: Any, others: Any, pool: Any) -> Any:
         return None
     found = prices(kernel, samples, others, pool, None, None if kernel.shots is None else 0, log=False)
     devices = 1 if pool is None else max(1, len(pool.workers()))
-    why = f"asked for; {found['circuits']:,} circuits in about {found['about_jobs']:,} jobs, {found['shots']:,} shots"
+    why = f"asked for; {found['circuits']:,} circuits in about {counted(found['about_jobs'], 'job')}, {found['shots']:,} shots"
     seconds = found["device_s"] / devices if found["device_s"] else None
     why += "" if seconds else "; the device names no times"
     price = found["price"] or None

@@ -45,7 +45,7 @@ def preflight(folder: Path, json: bool) -> None:
     from dqk.training.group import Group
     from dqk.training.rank import Rank
 
-    rank = Rank.from_environ()
+    rank = Rank.from_environ(asked="--cluster", how="inside a job, start all tasks: srun dqk doctor --cluster")
     with Group.join(rank) as group:
         nonce = group.share_json(uuid.uuid4().hex if group.leads else None)
         own = _found(rank)

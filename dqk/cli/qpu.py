@@ -16,6 +16,7 @@ app = typer.Typer(
     help="Quantum processors behind HTTP: an emulated one that behaves like a provider's.",
     no_args_is_help=True,
     rich_markup_mode="rich",
+    epilog="Example: dqk qpu serve --qubits 8",
 )
 
 _SERVE = """

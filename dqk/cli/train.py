@@ -59,8 +59,9 @@ Examples:
 
   dqk train pos --data train.conllu --distributed --launcher ray --ranks 2
 
-Ctrl-C saves the state and exits with 130 (SIGTERM: 143, SIGUSR1: 138); --resume goes on to the numbers of an uninterrupted
-run, with any number of ranks. With --out RUN --resume RUN a run goes on, or starts if there is none yet.
+Ctrl-C saves the state and exits with 130 (SIGTERM: 143, SIGUSR1: 138); --resume goes on, with any number of ranks.
+
+With --out RUN --resume RUN a run goes on, or starts if there is none yet.
 """
 
 

@@ -22,8 +22,9 @@ Examples:
 
   dqk train forecast --resume runs/co2 --epochs 100
 
-The series is split in the order of time; scaling is fitted on the training part; the best epoch is chosen on the validation part;
-the test part is used once, in the end. Ctrl-C saves the state; --resume goes on to the numbers of an uninterrupted run.
+The series is split in the order of time; scaling is fitted on the training part; validation chooses the best epoch.
+
+The test part is used once, in the end. Ctrl-C saves the state; --resume goes on to the numbers of an uninterrupted run.
 """
 
 

@@ -49,8 +49,15 @@ class Rank:
     master_port: int | None = None
 
     @classmethod
-    def from_environ(cls, environ: Mapping[str, str] = os.environ) -> Rank:
+    def from_environ(
+        cls, environ: Mapping[str, str] = os.environ, *, asked: str = "--distributed", how: str = _HOW
+    ) -> Rank:
         """The rank that a launcher's variables describe.
+
+        Args:
+            environ: where the variables are.
+            asked: what needs ranks, for messages.
+            how: how to start them, for messages.
 
         Raises:
             InvalidInputError: if no launcher started this process, its variables are incomplete, or it started one process
@@ -59,11 +66,11 @@ class Rank:
         read = _Reader(environ)
         found = _torchrun(read) or _mpi(read) or _slurm(read)
         if found is None:
-            raise InvalidInputError(f"--distributed: no launcher has started this process; {_HOW}")
+            raise InvalidInputError(f"{asked}: no launcher has started this process; {how}")
         around = read.number("SLURM_STEP_NUM_TASKS", "SLURM_NTASKS") if "SLURM_STEP_ID" in environ else 1
         if found.world_size == 1 and (around or 1) > 1:
             raise InvalidInputError(
-                f"--distributed: srun started {around} processes, but {found.launcher} tells each of them that it is alone; start "
+                f"{asked}: srun started {around} processes, but {found.launcher} tells each of them that it is alone; start "
                 "the program by one of the two, and give srun the --mpi= that belongs to the MPI library, or none"
             )
         return found

@@ -207,6 +207,9 @@ def test_reproduce_table1(run) -> None:
         ["reproduce"],
         ["reproduce", "table1"],
         ["reproduce", "fig3"],
+        ["qpu"],
+        ["launch"],
+        ["store"],
         ["compare"],
         ["compare", "pos"],
         ["compare", "forecast"],
@@ -225,6 +228,13 @@ def test_every_option_is_in_the_help(run) -> None:
         assert listed == {name for name, option in OPTIONS.items() if task in option.tasks}
     shown = run("train", "pos", "--help").out
     assert "bool" not in shown + run("--help").out + run("predict", "--help").out  # a switch takes no value
+
+
+def test_help_shows_nothing_that_is_not_there(run) -> None:
+    """Brackets are no markup, and a preset is named only where it can be chosen."""
+    assert "`qpu` table" in " ".join(run("qpu", "up", "--help").out.split())
+    named = {task: "for table1" in run(*task, "--help").out for task in (("train", "pos"), ("compare", "pos"))}
+    assert named == {("train", "pos"): True, ("compare", "pos"): False}
 
 
 def test_a_switch_of_the_table_of_options(run, tmp_path: Path) -> None:

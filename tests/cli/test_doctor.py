@@ -69,6 +69,14 @@ def test_what_the_gpu_backend_lacks_is_said(run, monkeypatch):
     shown = run().out
     for part in ("570.124.06", "custatevec-cu13 1.15.0; MISSING: torch", "pip install 'dqk[cuda13]'"):
         assert part in shown
+    assert shown.count("dqk[cuda13]") == 1 and "NO: see cuQuantum" in shown and "built without CUDA" in shown
+
+
+def test_without_a_launcher_it_says_how_to_start_it(capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["doctor", "--cluster"])
+    said = capsys.readouterr().err
+    assert end.value.code == 2 and "srun dqk doctor --cluster" in said and "train" not in said
 
 
 def test_gpus_are_listed(run, monkeypatch):

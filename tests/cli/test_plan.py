@@ -126,11 +126,13 @@ def test_a_matrix_that_memory_does_not_hold_is_noted(run, monkeypatch):
 
 def test_measurements_are_priced_by_the_device(document, run):
     """`simulated` names no prices; entries above the diagonal: 150 * 149 / 2, of 100 shots each."""
+    np.save("two.npy", np.zeros((2, 3)))
     found = document("X.npy", "--backend", "simulated", "--shots", "100")
     one = chosen(found)
     assert one["backend"] == "simulated" and one["seconds"] is None and not one["exact"]
     assert "11,175 circuits" in one["why"] and "1,117,500 shots" in one["why"] and "names no times" in one["why"]
     assert all("measurements were asked for" in row["why"] for row in found["backends"] if row["seconds"] is not None)
+    assert "in about 1 job, 2 shots" in chosen(document("two.npy", "--backend", "simulated", "--shots", "2"))["why"]
     assert chosen(document("X.npy", "--budget", "200000"))["backend"] == "simulated"
     assert chosen(document("X.npy", "--shots", "100"))["backend"] == "mps"  # exact values, of which shots are drawn
     code, out, err = run("X.npy", "--backend", "simulated")

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from dqk.cli import main
+from dqk.cli.emulate import _show
 from dqk.errors import InvalidInputError
 from dqk.qpu.emulate import emulate
 from dqk.qpu.experiment import Experiment, Variant
@@ -249,6 +250,19 @@ def test_the_command_its_report_and_its_tables(tmp_path, capsys) -> None:
     with pytest.raises(SystemExit) as ended:
         main([*main_, "--set", "experiment.shots"])
     assert ended.value.code == 2
+
+
+def test_no_figure_of_the_table_is_cut_off(hetero, capsys, monkeypatch) -> None:
+    """A file has them all; a narrow terminal as many columns as fit, and the names of the others."""
+    _show(hetero)
+    written = capsys.readouterr().out
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "80")
+    _show(hetero)
+    shown = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
+    assert "…" not in written + shown and "1,190,000" in written and "no room" not in written
+    assert "makespan s" in shown and max(map(len, shown.splitlines()[:6])) <= 80
+    assert "no room for" in shown and "SVC: the report has them" in shown
 
 
 def test_a_browser_shows_the_report(tmp_path) -> None:

@@ -18,6 +18,7 @@ import submitit
 import yaml
 
 from dqk import FidelityKernel, gram
+from dqk.cli import main
 from dqk.cluster import launch
 from dqk.cluster.launchers import Handle, Payload
 from dqk.errors import ClusterError, InvalidInputError
@@ -160,6 +161,7 @@ def test_the_examples_for_kuberay(name: str) -> None:
         (["grm", "X.npy"], "did you mean 'gram'"),
         (["gram", "X.npy", "-o", "K.zarr", "--workrs", "2"], "--workrs"),
         (["gram", "none.npy", "-o", "K.zarr"], "there is no file none.npy"),
+        (["gram", "X.npy", "-o", "there.zarr"], "there.zarr exists; give --resume"),
         (["gram", "X.npy"], "--out"),
         (["gram", "--help"], "only shows help"),
         (["launch", "slurm"], "a job does not launch jobs"),
@@ -168,11 +170,24 @@ def test_the_examples_for_kuberay(name: str) -> None:
 def test_commands_that_dqk_does_not_know(words: list[str], says: str, tmp_path: Path) -> None:
     """Are found out before a job waits for hours with them."""
     np.save(tmp_path / "X.npy", np.zeros((3, 2)))
+    (tmp_path / "there.zarr").mkdir()
     command = [sys.executable, "-m", "dqk", "launch", "slurm", "--dry-run", "--", *words]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=LIMIT_S)
     assert done.returncode == 2 and says in done.stderr and "Traceback" not in done.stderr
-    assert done.stdout == "" and [entry.name for entry in tmp_path.iterdir()] == ["X.npy"]
+    assert done.stdout == "" and {entry.name for entry in tmp_path.iterdir()} == {"X.npy", "there.zarr"}
+
+
+@pytest.mark.parametrize(("options", "words"), [([], ["--resume"]), (["--array", "2"], [])])
+def test_a_store_that_is_there_is_gone_on_with(
+    options: list[str], words: list[str], tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    np.save("X.npy", np.zeros((3, 2)))
+    Path("K.zarr").mkdir()
+    with pytest.raises(SystemExit) as ended:
+        main(["launch", "slurm", "--dry-run", *options, "--", "gram", "X.npy", "-o", "K.zarr", *words])
+    assert not ended.value.code
 
 
 def test_a_dry_run_hands_in_nothing(tmp_path: Path) -> None:
