@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from dqk.backends.sampled import DeviceLimits
@@ -51,8 +52,26 @@ class Budget:
                 f"{what} {seconds:.3g} s of the device, and of {self.seconds:g} s {self.spent_s:.3g} s are spent"
             )
 
+    def enough(self, shots: int, seconds: float) -> str:
+        """What to do where so much is needed and `require` has refused it."""
+        found = []
+        if self.shots is not None and self.spent_shots + shots > self.shots:
+            found.append(f"{self.spent_shots + shots:,} shots")
+        if self.seconds is not None and self.spent_s + seconds > self.seconds * (1 + _ROUNDING):
+            found.append(f"{_above(self.spent_s + seconds)} s")
+        return (
+            f"give a larger budget, at least {' and '.join(found)} in all, or fewer shots; a budget for a part of the jobs "
+            "measures none of them"
+        )
+
     def note(self, shots: int, seconds: float, jobs: int = 1) -> None:
         """Counts what was spent, by this run or an earlier one; negative numbers give back."""
         self.spent_shots += shots
         self.spent_s += seconds
         self.jobs += jobs
+
+
+def _above(seconds: float) -> str:
+    """In three digits, none of which is rounded down."""
+    step = 10.0 ** (math.floor(math.log10(seconds)) - 2)
+    return f"{math.ceil(seconds / step * (1 - _ROUNDING)) * step:.3g}"

@@ -320,10 +320,6 @@ def _samples(kernel: Kernel, X: Any, Y: Any) -> tuple[Tensor, Tensor | None]:
 
 
 def _engine(kernel: Kernel, executor: Any, store: Any, progress: Any, seed: int | None) -> Any:
-    if not kernel.runs_circuits and (executor not in (None, "inline") or store is not None):
-        raise UnsupportedError(
-            f"a {type(kernel).__name__} runs no circuits: it is a matrix product in this process; leave out executor and store"
-        )
     if executor is None:
         executor = getattr(kernel, "executor", None)
     shots = getattr(kernel, "shots", None)

@@ -172,7 +172,7 @@ class Measurement:
         try:
             self.budget.require(f"nothing was submitted: what is left to measure ({what}) needs", shots, seconds)
         except BudgetError as error:
-            raise BudgetError(f"{error}; give a larger budget, or fewer shots") from None
+            raise BudgetError(f"{error}; {self.budget.enough(shots, seconds)}") from None
 
     def afford_stages(self, count: int, pilot: int, total: int) -> None:
         """The same for a pilot of so many shots for each of `count` circuits, and a second stage with the rest of `total`.
@@ -358,8 +358,11 @@ class _Jobs(Work):
         for item in set(items) & set(document.get("uncharged", ())):
             shots, rows = self.shots[item], len(self.jobs[item])
             if shots is not None:
-                m.budget.note(-shots * rows, -m.device.limits.seconds(rows, shots * rows), -1)
+                seconds = m.device.limits.seconds(rows, shots * rows)
+                m.budget.note(-shots * rows, -seconds, -1)
                 m.log.refund(self._key(item))
+                for observer in m.observers:
+                    observer.refunded(rows, shots * rows, seconds)
 
     def accept(self, items: Collection[int], document: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
         """Keeps the frequencies."""

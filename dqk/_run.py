@@ -89,6 +89,9 @@ class Observer:
     def submitted(self, circuits: int, shots: int, device_s: float) -> None:
         """A job for a device is about to be submitted, which may take so many seconds there."""
 
+    def refunded(self, circuits: int, shots: int, device_s: float) -> None:
+        """A job of which `submitted` has told costs nothing after all: the device did not run it, or does not charge for it."""
+
     def finished(self) -> None:
         """Nothing is left to do, or the run is given up."""
 

@@ -232,7 +232,7 @@ def _begun(
         )
     if destination.shard is not None:
         raise UnsupportedError(
-            "shards of a measured matrix: let one process drive all devices (--qpu A --qpu B) instead"
+            "shards of a measured matrix: let one process drive all devices (--qpu A --qpu B; QPUPool([A, B])) instead"
         )
     cap = None if job.plan is None else job.plan.budget
     job = _as_begun(job, Path(destination.path), (len(ax), len(ax if ay is None else ay)))

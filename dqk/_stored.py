@@ -17,15 +17,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from dqk._moved import moved
 from dqk._pooled import Executor, Job, TileWork, digest_of, shipped
 from dqk._run import Observer, run
+from dqk.backends.choice import choose
 from dqk.backends.resolve import available
 from dqk.circuit import Circuit
 from dqk.cluster import Arrays, Worker, WorkerPool
-from dqk.errors import StoreError
+from dqk.errors import DQKError, MemoryBoundError, StoreError, TileError
 from dqk.scheduler import Plan, Policy
 from dqk.store import Fingerprint, GramStore, StoredGram
 from dqk.store.files import DESCRIPTION, explained, read_description, temporary_folder
@@ -112,8 +114,26 @@ def stored_fidelity(
                 run(pool, tiles, work, _POLICY, done, observers)
             return {}
 
-    executor.everywhere(f"{digest} into {destination}", drive)
+    try:
+        executor.everywhere(f"{digest} into {destination}", drive)
+    except (MemoryBoundError, TileError) as error:
+        raise type(error)(f"{error}{_kept_backend(error, job, destination, ax.dtype)}") from error
     return StoredGram(destination.path)
+
+
+def _kept_backend(error: Exception, job: Job, destination: Destination, dtype: torch.dtype) -> str:
+    """Where memory lacks for the backend by which a store was begun: that it is the store that asks for this one."""
+    lacks = (
+        MemoryBoundError.__name__ in f"{type(error).__name__}: {error}"
+    )  # of a tile that failed, the text has the cause
+    if not lacks or stored_backend(destination, job.circuit) != job.backend.name:
+        return ""
+    text = f". Store {destination.path} was begun by backend {job.backend.name!r} and keeps it, whatever 'auto' would take now"
+    with contextlib.suppress(DQKError):
+        other = choose(job.circuit, dtype)
+        if other != job.backend.name:
+            text += f"; in a new store it takes {other!r}, which fits"
+    return text
 
 
 class _Work(TileWork):
@@ -128,7 +148,9 @@ class _Work(TileWork):
         self._beat = time.monotonic()
 
     def __enter__(self) -> _Work:
-        with explained(f"write {self.store.path}", "make room or check the permissions, then go on with --resume"):
+        with explained(
+            f"write {self.store.path}", "make room or check the permissions, then go on with --resume (resume=True)"
+        ):
             self._folder.mkdir(parents=True)
             (self._folder / "question").write_text(self._nonce)
         return self

@@ -21,7 +21,7 @@ from dqk.backends.reference import ReferenceBackend
 from dqk.backends.statevector import StatevectorBackend
 from dqk.circuit import Circuit, Gate, data, simplify_for_fidelity
 from dqk.cluster import InlinePool
-from dqk.errors import MemoryBoundError, StoreError, UnsupportedError
+from dqk.errors import MemoryBoundError, StoreError, TileError, UnsupportedError
 from dqk.kernels import FeatureMap
 from dqk.kernels.feature_maps import (
     bsp_feature_map,
@@ -236,6 +236,27 @@ def test_a_store_keeps_the_backend_by_which_it_was_begun(begun, tmp_path, monkey
     assert np.array_equal(found[:, :], FidelityKernel(feature_map, begun)(x))
 
 
+@pytest.mark.parametrize(
+    ("memory_mib", "error"), [(20, MemoryBoundError), (70, TileError)]
+)  # 64 for blocks, 4 for a tile
+def test_where_memory_lacks_a_store_is_named_as_what_fixed_the_backend(memory_mib, error, tmp_path, monkeypatch):
+    x, path = np.random.default_rng(0).uniform(-1, 1, (6, 14)), tmp_path / "K.zarr"
+    feature_map = ising_feature_map(14, reps=2)
+    gram(FidelityKernel(feature_map, "statevector"), x[:4], store=path)
+    monkeypatch.setenv("DQK_MEMORY_MIB", str(memory_mib))
+    monkeypatch.setenv("DQK_THREADS", "2")
+    with pytest.raises(
+        error, match="K.zarr was begun by backend 'statevector'.* in a new store it takes 'mps', which fits"
+    ):
+        gram(FidelityKernel(feature_map), x, store=path)
+    gram(FidelityKernel(feature_map), x, store=tmp_path / "new.zarr")
+    monkeypatch.setenv("DQK_MEMORY_MIB", "20")
+    for path in (tmp_path / "new.zarr", tmp_path / "none.zarr"):  # begun by another, and by none
+        with pytest.raises(MemoryBoundError) as refused:
+            gram(FidelityKernel(feature_map, "statevector"), x, store=path)
+        assert "was begun" not in str(refused.value)
+
+
 def test_a_store_records_what_auto_stands_for_and_refuses_another_by_name(tmp_path):
     x, path = np.random.default_rng(1).uniform(-1, 1, (20, 4)), tmp_path / "K.zarr"
     gram(FidelityKernel(bsp_feature_map(4)), x, store=path)
@@ -301,8 +322,8 @@ def test_memory_is_that_of_all_blocks_as_far_as_the_bound_allows(monkeypatch):
     few, many = (predict(backend, circuit, Size(n, 8, F64), CostModel())["memory_mib"] for n in (256, 4096))
     assert 12 <= (many - few) / 30 <= 20  # a block of 128 states of 2**12 amplitudes in four planes: 16 MiB
     monkeypatch.setenv("DQK_MEMORY_MIB", "100")
-    bounded = predict(backend, circuit, Size(4096, 8, F64), CostModel())["memory_mib"]
-    assert 100 <= bounded <= 102  # with K
+    for size, result in ((Size(4096, 1024, F64), 32), (Size(4096, 1024, F32), 16), (Size(2048, None, F64), 32)):
+        assert predict(backend, circuit, size, CostModel())["memory_mib"] == 100 + result
 
 
 def test_every_other_choice_has_a_reason(monkeypatch):

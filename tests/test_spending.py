@@ -1,16 +1,18 @@
 """What a budget pays for, and what is refused before anything is paid."""
 
 import json
+import re
 
 import numpy as np
 import pennylane as qml
 import pytest
 import torch
 
-from dqk import FidelityKernel, gram
+from dqk import QKLSTM, FidelityKernel, gram
 from dqk._run import Observer
 from dqk.backends.base import Capabilities
 from dqk.backends.sampled import DeviceLimits
+from dqk.cli.live import LiveDisplay
 from dqk.cluster.inline import InlinePool
 from dqk.errors import BudgetError, ClusterError, InvalidInputError, TileError, UnsupportedError
 from dqk.kernels import ShotPlan
@@ -107,7 +109,10 @@ def test_seconds_of_both_stages_are_there_before_the_pilot_begins(store, tmp_pat
         if runs:
             assert gram(kernel, samples(40), seed=1, store=place) is not None
         else:
-            with pytest.raises(BudgetError, match=r"nothing was submitted.*\(16 jobs\) needs 23.8 s.*give a larger"):
+            with pytest.raises(
+                BudgetError,
+                match=r"nothing was submitted.*\(16 jobs\) needs 23.8 s.*larger budget, at least 23.8 s in all",
+            ):
                 gram(kernel, samples(40), seed=1, store=place)
             assert not device.jobs
 
@@ -153,12 +158,30 @@ def test_seconds_of_failed_jobs_and_of_earlier_runs_count(tmp_path) -> None:
             gram(kernel, x, seed=1, store=path, executor=pool)
         kernel.shots = ShotPlan(10, budget_s=10.5)
         with pytest.raises(
-            BudgetError, match=r"left to measure \(1 job\) needs 1 s of the device, and of 10.5 s 10 s are"
+            BudgetError,
+            match=r"left to measure \(1 job\) needs 1 s of the device, and of 10.5 s 10 s are.* at least 11 s in all",
         ):
             gram(kernel, x, seed=1, store=path, executor=pool)
         assert device.count == 10
         kernel.shots = ShotPlan(10, budget_s=11.0)
         assert gram(kernel, x, seed=1, store=path, executor=pool).digest and device.count == 11
+
+
+def test_the_budget_that_a_refusal_names_is_enough_and_a_smaller_one_is_not() -> None:
+    """An hour and 0.0123456 s: three digits, rounded up."""
+    for job_s, named in ((3600.0, "3.6e+03"), (0.0123456, "0.0124"), (99.99, "100"), (1.0, "1")):
+
+        class Timed(ExactDevice):
+            limits = DeviceLimits(100, seeded=True, job_s=job_s)
+
+        device = Timed()
+        with pytest.raises(
+            BudgetError, match=rf"at least {re.escape(named)} s in all, or fewer shots; a budget for a part"
+        ):
+            gram(FidelityKernel(MAP, device, shots=ShotPlan(10, budget_s=job_s * 0.999)), samples(4), seed=1)
+        assert not device.jobs
+        gram(FidelityKernel(MAP, device, shots=ShotPlan(10, budget_s=float(named))), samples(4), seed=1)
+        assert len(device.jobs) == 1
 
 
 def test_a_closed_pool_of_processors_has_no_name_to_open_it_by(processors) -> None:
@@ -182,6 +205,42 @@ class Counting(Observer):
         self.circuits += circuits
         self.shots += shots
 
+    def refunded(self, circuits: int, shots: int, device_s: float) -> None:
+        self.circuits -= circuits
+        self.shots -= shots
+
+
+@pytest.mark.parametrize("charged", [True, False])
+def test_what_a_failed_job_does_not_cost_is_not_counted(charged) -> None:
+    """Ten jobs of 19 circuits, and one more that fails: by a run's observers, and by a network's count of what it has spent."""
+
+    class Ill(ExactDevice):
+        limits, failed = DeviceLimits(19, seeded=True, job_s=2.0), 0
+
+        def run(self, *given, **more):
+            if len(self.jobs) == 3 and not self.failed:
+                self.failed += 1
+                error = ClusterError("the fridge is warm")
+                error.charged = charged  # type: ignore[attr-defined]
+                raise error
+            return super().run(*given, **more)
+
+    display, counting, device = LiveDisplay("jobs"), Counting(), Ill()
+    plan = ShotPlan(10, max_circuits_per_job=19)
+    gram(FidelityKernel(MAP, device, shots=plan), samples(20), seed=1, executor="inline", progress=[display, counting])
+    more = int(charged)
+    assert device.failed == 1 and spent(device) == 1900
+    assert (counting.circuits, counting.shots) == (190 + 19 * more, 1900 + 190 * more)
+    assert (display.jobs, display.circuits, display.shots) == (10 + more, 190 + 19 * more, 1900 + 190 * more)
+    assert display.device_s == pytest.approx(2.0 * (10 + more))
+    device = Ill()
+    net = QKLSTM(2, 2, n_qubits=2, n_references=2, shots=10, backend=device, executor="inline", dtype=torch.float64)
+    with torch.no_grad():
+        net(torch.zeros(5, 1, 2, dtype=torch.float64))
+    assert device.failed == 1
+    assert net.spent.shots == spent(device) + more * device.jobs[3][1] * 10
+    assert net.spent.jobs == len(device.jobs) + more and net.spent.device_s == pytest.approx(2.0 * net.spent.jobs)
+
 
 def test_checks_of_calibration_are_paid_from_the_budget(processors, tmp_path) -> None:
     """One for each of two processors, 500 shots each, beside 190 entries of 10."""
@@ -189,7 +248,9 @@ def test_checks_of_calibration_are_paid_from_the_budget(processors, tmp_path) ->
     x, path = samples(20), tmp_path / "K.zarr"
     with QPUPool(["a:", "b:"], least_fidelity=0.9) as pool:
         kernel = FidelityKernel(MAP, shots=ShotPlan(10, budget=2899))
-        with pytest.raises(BudgetError, match=r"needs 2,900 shots, and of 2,899 0 are spent"):
+        with pytest.raises(
+            BudgetError, match=r"needs 2,900 shots, and of 2,899 0 are spent; .* at least 2,900 shots in all"
+        ):
             gram(kernel, x, seed=1, store=path, executor=pool)
         assert not first.jobs and not second.jobs
         kernel.shots, counting = ShotPlan(10, budget=2900), Counting()

@@ -72,7 +72,6 @@ def fold_rzz(circuit: Any, parameters: Sequence[Any]) -> Folded:
         UnsupportedError: if an angle is no affine function of the parameters.
     """
     from qiskit.circuit import Parameter
-    from qiskit.circuit.library import RXGate, RZGate, RZZGate
 
     out = circuit.copy_empty_like()
     made: list[Any] = []
@@ -87,11 +86,7 @@ def fold_rzz(circuit: Any, parameters: Sequence[Any]) -> Folded:
         slopes.append(slope)
         angle, flip, turn = (Parameter(f"{name}{len(offsets) - 1}") for name in ("phi", "flip", "turn"))
         made += [angle, flip, turn]
-        for qubit in qubits:
-            out.append(RZGate(turn), [qubit])
-        out.append(RXGate(flip), [qubits[0]])
-        out.append(RZZGate(angle), qubits)
-        out.append(RXGate(flip), [qubits[0]])
+        _append(out, qubits, angle, flip, turn)
     shape = (len(offsets), len(parameters))
     return Folded(
         out, tuple(made), np.array(offsets, dtype=np.float64), np.array(slopes, dtype=np.float64).reshape(shape)
@@ -107,16 +102,20 @@ def wrap_rzz(angles: Sequence[float], _qubits: Any) -> Any:
     from qiskit.circuit import QuantumCircuit
     from qiskit.converters import circuit_to_dag
 
-    angle, flip, turn = (float(part) for part in fold(np.asarray(angles[0])))
     circuit = QuantumCircuit(2)
-    if turn:
-        circuit.rz(turn, [0, 1])
-    if flip:
-        circuit.rx(flip, 0)
-    circuit.rzz(angle, 0, 1)
-    if flip:
-        circuit.rx(flip, 0)
+    _append(circuit, circuit.qubits, *(float(part) for part in fold(np.asarray(angles[0]))))
     return circuit_to_dag(circuit)
+
+
+def _append(circuit: Any, qubits: Sequence[Any], angle: Any, flip: Any, turn: Any) -> None:
+    """The gates that `fold` says, but for rotations by a constant 0."""
+    if turn != 0.0:
+        circuit.rz(turn, qubits)
+    if flip != 0.0:
+        circuit.rx(flip, qubits[0])
+    circuit.rzz(angle, *qubits)
+    if flip != 0.0:
+        circuit.rx(flip, qubits[0])
 
 
 def _fits(angle: Any) -> bool:

@@ -89,9 +89,10 @@ def emulate(
         results = play(experiment, lambda text: status.update(text), _qklstm_loss)
     written = _write(experiment, results, folder)
     if json:
-        print_json({"files": [str(path) for path in written], "rows": [_document(row) for row in results.rows]})
+        rows = [_document(row) for row in results.rows]
+        print_json({"files": [str(path) for path in written], "note": experiment.told, "rows": rows})
         return
-    _show(results)
+    _show(results, experiment.told)
     for path in written:
         stdout().print(f"written: {path}", markup=False, soft_wrap=True)
 
@@ -177,7 +178,7 @@ def _table(results: Any, names: Sequence[str]) -> tuple[Table, int]:
     return listed, Measurement.get(console, console.options.update(max_width=_WIDEST), listed).maximum
 
 
-def _show(results: Any) -> None:
+def _show(results: Any, note: str | None) -> None:
     from dqk.qpu.report import columns, label
 
     names = columns(results)
@@ -192,6 +193,8 @@ def _show(results: Any) -> None:
     if count < len(names):
         left = ", ".join(_SHORT.get(name, name) for name in names[count:])
         console.print(f"no room for {left}: the report has them", markup=False, soft_wrap=True)
+    if note:
+        console.print(note, markup=False, soft_wrap=True)
     for row in results.rows:
         for why, count in row.runs[0].not_done.items():
             console.print(f"not done by {label(row)}: {counted(count, 'job')}, {why}", markup=False, soft_wrap=True)

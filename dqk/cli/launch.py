@@ -91,10 +91,12 @@ def slurm(
     from dqk.cluster.launchers.handle import free_folder
     from dqk.cluster.launchers.launch import script_of
 
-    work = _to_store(_payload(payload), array)
+    work = _payload(payload)
     resources = (nodes, gpus_per_node, tasks_per_node, cpus_per_task, time_limit, name, array, signal_seconds, requeue)
     options = SlurmOptions(*resources, qpu, _fleet_file(emulated_qpus))
     known = Site() if site is None else Site.read(site)
+    if array is None:
+        _check_store(work)
     if dry_run:
         folder = free_folder(run, work)
         text = script_of(work.placed(folder), options, known, folder)
@@ -103,6 +105,12 @@ def slurm(
     if work.command == "gram" and not work.goes_on:
         stderr().print("note: without a store (-o K.zarr) a job that is queued again begins anew", markup=False)
     _handed_in(launch(work.words, options, site=known, run=run), follow, json)
+
+
+def _check_store(work: Any) -> None:
+    """Refuses a store that is there already, before a job waits for hours to do so."""
+    if work.has_store and not (work.has("--resume") or work.value("--shard")) and Path(work.out).exists():
+        raise InvalidInputError(f"{work}: {work.out} exists; give --resume to go on with it, or choose another path")
 
 
 @app.command(epilog="Example: dqk launch ray --address http://head:8265 -- gram X.npy -o /shared/K.zarr --executor ray")
@@ -198,14 +206,6 @@ def _payload(words: Sequence[str], elsewhere: bool = False) -> Any:
         if absent:
             raise InvalidInputError(f"{payload}: there is no file {' and no file '.join(absent)}")
     return payload
-
-
-def _to_store(work: Any, array: int | None) -> Any:
-    """The command line, unless its store is in the way: also that is not found out by a job that has waited."""
-    shared = array is not None or work.has("--resume") or work.value("--shard")
-    if work.has_store and not shared and Path(work.out).exists():
-        raise InvalidInputError(f"{work}: {work.out} exists; give --resume to go on with it, or choose another path")
-    return work
 
 
 def _handed_in(job: Any, follow: bool, json: bool) -> None:

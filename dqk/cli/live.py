@@ -28,7 +28,7 @@ class LiveDisplay(Observer):
         unit: what is counted.
         total: tiles in all; jobs of all stages, where a pilot comes first.
         done: those that needed no computing.
-        jobs: jobs that were submitted to devices.
+        jobs: jobs that were submitted to devices, without those that cost nothing after all.
         circuits: in those jobs.
         shots: of those circuits in all.
         device_s: seconds that they take there, as the device predicts them.
@@ -105,6 +105,13 @@ class LiveDisplay(Observer):
         self.circuits += circuits
         self.shots += shots
         self.device_s += device_s
+
+    def refunded(self, circuits: int, shots: int, device_s: float) -> None:
+        """Takes back what was counted."""
+        self.jobs -= 1
+        self.circuits -= circuits
+        self.shots -= shots
+        self.device_s -= device_s
 
     def finished(self) -> None:
         """Leaves the last state on the terminal."""

@@ -59,7 +59,7 @@ def prices(
         )
     if job.plan is None:
         raise InvalidInputError(
-            f"--dry-run with --backend {kernel.backend}: gives exact probabilities, which have no price; give --shots 1000, say"
+            f"--backend {kernel.backend}: gives exact probabilities, which have no price; give --shots 1000, say"
         )
     limits = job.device.limits
     guess = job.plan.allocation == "variance"

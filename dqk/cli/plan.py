@@ -13,7 +13,6 @@ from dqk.cli.kernels import BackendName, Bandwidth, Layers, MapName, Others, Sam
 from dqk.cli.measured import prices
 from dqk.cli.measuring import Measuring, use_tokens, with_measuring
 from dqk.cli.output import counted, print_json, stderr, stdout, table
-from dqk.errors import InvalidInputError
 
 _EXAMPLES = """
 Examples:
@@ -115,11 +114,7 @@ def _device_row(kernel: Any, samples: Any, others: Any, pool: Any) -> Any:
     job = sampled_job_of(kernel.backend, kernel.circuit, kernel.shots, 0, executor_of(pool))
     if job is None:
         return None
-    if job.plan is None:
-        raise InvalidInputError(
-            f"--backend {kernel.backend}: measures, and how often is missing; give --shots 1000, say"
-        )
-    found = prices(kernel, samples, others, pool, None, 0, log=False)
+    found = prices(kernel, samples, others, pool, None, None if kernel.shots is None else 0, log=False)
     devices = 1 if pool is None else max(1, len(pool.workers()))
     why = f"asked for; {found['circuits']:,} circuits in about {counted(found['about_jobs'], 'job')}, {found['shots']:,} shots"
     seconds = found["device_s"] / devices if found["device_s"] else None

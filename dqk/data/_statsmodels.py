@@ -21,7 +21,7 @@ def shipped_series(name: str) -> Series:
         from statsmodels.datasets import co2, sunspots
     except ImportError as error:
         raise BackendUnavailableError(
-            f"--series {name} needs statsmodels, which ships it: pip install 'dqk[forecast]'"
+            f"series {name!r} needs statsmodels, which ships it: pip install 'dqk[forecast]'"
         ) from error
     if name == "co2":
         weeks = co2.load_pandas().data["co2"]

@@ -103,8 +103,8 @@ def read_series(path: Path, column: str, date_column: str | None = None, missing
         shown = ", ".join(str(lines[gap]) for gap in gaps[:_LISTED]) + (" ..." if len(gaps) > _LISTED else "")
         if missing == "refuse":
             raise DataFileError(
-                f"{path}: {len(gaps)} of {len(values)} values in column {column!r} are missing (lines {shown}); fill them, or say "
-                "--missing previous to put the value before there"
+                f"{path}: {len(gaps)} of {len(values)} values in column {column!r} are missing (lines {shown}); fill them, or have "
+                "the value before put there: --missing previous (missing='previous')"
             )
         if gaps[0] == 0:
             raise DataFileError(
@@ -159,7 +159,7 @@ def _time(path: Path, line: int, text: str) -> float:
         moment = datetime.fromisoformat(text if text.count("-") != 1 else f"{text}-01")
     except ValueError:
         raise DataFileError(
-            f"{path}, line {line}: {text!r} is not a date such as 1999-12-31, nor a number; name another column with --date-column"
+            f"{path}, line {line}: {text!r} is not a date such as 1999-12-31, nor a number; name another column of dates"
         ) from None
     return (moment.replace(tzinfo=None) - datetime(1970, 1, 1)).total_seconds()
 

@@ -108,7 +108,7 @@ def split_series(
         raise InvalidInputError(
             f"{series.name} has {n} values, {ends[0]} to train on, {n_validation} for validation and {n_test} for the test: too "
             f"few; a window of {window} and a horizon of {horizon} need {known + horizon}, {horizon} and {horizon} at least; make "
-            "--window or --horizon smaller"
+            "the window or the horizon smaller"
         )
     training = series.values[: ends[0]]
     if np.ptp(training) == 0:
@@ -119,7 +119,7 @@ def split_series(
     for (origins, *_), part in zip(raw, ("training", "validation", "test"), strict=True):
         if not len(origins):
             raise InvalidInputError(
-                f"every window of the {part} part of {series.name} has a target that was missing; make --horizon smaller"
+                f"every window of the {part} part of {series.name} has a target that was missing; make the horizon smaller"
             )
     scaling = _fit(training, raw[0][2], target)
     parts = [

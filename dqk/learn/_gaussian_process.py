@@ -18,6 +18,7 @@ from sklearn.gaussian_process.kernels import Kernel as SklearnKernel
 from torch import Tensor, nn
 
 from dqk._gram import gram
+from dqk.backends import Backend
 from dqk.errors import InvalidInputError, UnsupportedError, real_number
 from dqk.kernels import Kernel
 from dqk.learn.tangents import matrix_and_tangents
@@ -169,6 +170,14 @@ class GPKernel(SklearnKernel):
         values = list(torch.from_numpy(self._values()).split(_sizes(self.kernel)))
         return np.array(self._at(values).diagonal(self.bandwidth * np.asarray(X, dtype=np.float64)))
 
+    def __eq__(self, b: object) -> bool:
+        """Whether both are the same function with the same bounds: a kernel equals its clone, as all kernels of scikit-learn do."""
+        if not isinstance(b, GPKernel) or type(self) is not type(b) or not _alike(self.kernel, b.kernel):
+            return False
+        bounds = ("bandwidth_bounds", "weights_bounds")
+        same = self.bandwidth == b.bandwidth and np.array_equal(self._values(), b._values())
+        return same and all(np.array_equal(getattr(self, name), getattr(b, name)) for name in bounds)
+
     def is_stationary(self) -> bool:
         """No: feature maps do not depend on differences of samples alone."""
         return False
@@ -176,6 +185,16 @@ class GPKernel(SklearnKernel):
     def __repr__(self) -> str:
         free = ", ".join(f"{value:.3g}" for value in np.exp(self.theta))
         return f"{type(self).__name__}({type(self.kernel).__name__}, {free})"
+
+
+def _alike(one: Any, other: Any) -> bool:
+    """Whether kernels are the same but for trained values; or what they are made of is the same."""
+    if isinstance(one, Kernel) and type(one) is type(other):
+        others = other.get_params(deep=False)
+        return all(_alike(value, others[name]) for name, value in one.get_params(deep=False).items())
+    if isinstance(one, Backend):
+        return type(one) is type(other) and one.name == other.name  # copies are made of objects, too
+    return bool(one == other)
 
 
 def _trained(kernel: Kernel) -> list[Any]:

@@ -27,7 +27,7 @@ from dqk.store.jobs import JobLog
 
 @dataclass
 class Spent(Observer):
-    """What was submitted to devices.
+    """What was submitted to devices, without what cost nothing after all.
 
     Attributes:
         jobs: how many.
@@ -47,6 +47,13 @@ class Spent(Observer):
         self.circuits += circuits
         self.shots += shots
         self.device_s += device_s
+
+    def refunded(self, circuits: int, shots: int, device_s: float) -> None:
+        """Takes back what was counted."""
+        self.jobs -= 1
+        self.circuits -= circuits
+        self.shots -= shots
+        self.device_s -= device_s
 
     def __add__(self, other: Spent) -> Spent:
         return Spent(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))

@@ -30,7 +30,8 @@ _CHOICES = {
     "readout": ("per_gate", "shared", "scalar"),
 }
 _TWINS: dict[str, type[RBFKernel] | type[LinearKernel]] = {"rbf": RBFKernel, "linear": LinearKernel}
-_TRAINABLE_MAP = "reuploading_feature_map(n_qubits, trainable='rotations')"
+TRAINABLE_MAP = "reuploading_feature_map(n_qubits, trainable='rotations')"
+TRAINABLE_KERNEL = "a trainable one, such as RBFKernel(4, trainable='scale')"
 
 
 @dataclass(frozen=True)
@@ -154,8 +155,8 @@ class QKOptions:
             trained = isinstance(self.kernel, Kernel) and any(True for _ in self.kernel.parameters())
             if self.gate_kernel == "circuit" and not trained:
                 found.append(
-                    f"gate_kernel='circuit' gives every gate its own kernel parameters, but kernel {name!r} has none; use a "
-                    "trainable one, such as RBFKernel(4, trainable='scale')"
+                    f"gate_kernel='circuit' gives every gate its own kernel parameters, but kernel {name!r} has none; use "
+                    f"{TRAINABLE_KERNEL}"
                 )
         if isinstance(self.kernel, Kernel) and self.n_qubits not in (None, self._width):
             found.append(f"n_qubits is {self.n_qubits}, but the kernel is for {self._width}; leave n_qubits out")
@@ -214,7 +215,7 @@ class QKOptions:
             found.append(
                 "gate_kernel='circuit' gives every gate its own circuit parameters, but feature map "
                 f"{feature_map.name!r} has none that can influence the kernel ({feature_map.n_params} parameters); use "
-                f"{_TRAINABLE_MAP}"
+                f"{TRAINABLE_MAP}"
             )
         try:
             backend = cell_backend(self.backend, feature_map.circuit)

@@ -177,8 +177,9 @@ class VirtualMeasurement:
         hits, total = np.zeros(len(left)), np.zeros(len(left))
         for item, job in results.items():
             rows = copies[jobs[item]]
-            hits[rows] += self._hits(outcome, job, rows, shapes[item][1], f"{stage}/{item}") * shapes[item][1]
-            total[rows] += shapes[item][1]
+            found = self._hits(outcome, job, rows, shapes[item][1], f"{stage}/{item}")
+            np.add.at(hits, rows, found * shapes[item][1])  # a job may have several parts of an entry
+            np.add.at(total, rows, shapes[item][1])
         self.planned += int(counts.sum())
         self.found += int(total.sum())
         if len(results) < len(jobs):

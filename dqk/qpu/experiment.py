@@ -27,6 +27,10 @@ from dqk.scheduler import STRATEGIES, Strategy, strategy
 
 DATA = ("breast_cancer", "wine", "digits", "random")
 ALLOCATIONS = ("uniform", "variance", "weighted")
+_TOLD = (
+    "told how much each entry matters by a support-vector machine on the exact matrix, which nobody has beforehand; what that "
+    "gains is a bound on what weights from a pilot, or from an earlier machine, could gain"
+)
 _MOST_POINTS = 10_000
 _MOST_ENTRIES = 2_000_000  # whose values are worked out
 _MOST_JOBS = 5_000_000
@@ -50,6 +54,11 @@ class Variant:
     allocation: str = "uniform"
     split: int = 1
     session: bool = False
+
+    @property
+    def is_told(self) -> bool:
+        """Whether it uses how much entries matter."""
+        return self.strategy.name == "error_aware" or self.allocation == "weighted"
 
     @classmethod
     def parse(cls, name: str) -> Variant:
@@ -247,6 +256,12 @@ class Experiment:
     def variants(self) -> list[Variant]:
         """Its policies."""
         return [Variant.parse(name) for name in self.settings.policies]
+
+    @property
+    def told(self) -> str | None:
+        """What to know about policies that are given more than a real run has; None if there are none."""
+        names = [] if self.kernels else [variant.name for variant in self.variants if variant.is_told]
+        return f"{', '.join(names)}: {_TOLD}" if names else None
 
     def points(self) -> Iterator[tuple[dict[str, Any], Experiment]]:
         """Every combination of swept values, and the experiment with them; without a sweep the experiment alone.

@@ -67,7 +67,9 @@ def report(experiment: Experiment, results: Results) -> str:
     """The HTML of a report."""
     rows = results.rows
     parts = [f"<h1>{html.escape(results.name)}</h1>", _about(experiment, results)]
-    parts += ["<h2>Policies</h2>", _comparison(results, rows), *_undone(rows)]
+    parts += ["<h2>Policies</h2>", _comparison(results, rows)]
+    parts += [f'<p class="note">{html.escape(experiment.told)}.</p>'] if experiment.told else []
+    parts += _undone(rows)
     parts += [_figure(title, text, picture) for title, text, picture in _pictures(experiment, results, rows)]
     parts += ["<h2>The fleet</h2>", _fleet(experiment), "<h2>What the figures mean</h2>", _meaning(results)]
     body = "\n".join(parts)

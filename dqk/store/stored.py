@@ -208,4 +208,4 @@ class StoredGram:
 
 
 def _repair(path: Path) -> str:
-    return f"find what is damaged with: dqk store verify {path} --drop-damaged, then compute it again with --resume"
+    return f"find what is damaged with: dqk store verify {path} --drop-damaged, then compute it again with --resume (resume=True)"

@@ -14,15 +14,21 @@ from torch import Tensor, nn
 
 from dqk.circuit import Circuit, simplify_for_fidelity
 from dqk.data import Vocabulary
-from dqk.errors import DQKError, InvalidInputError, MemoryBoundError
+from dqk.errors import DQKError, InvalidInputError, MemoryBoundError, UnsupportedError
 from dqk.kernels import FeatureMap
 from dqk.kernels.feature_maps import FEATURE_MAPS
 from dqk.nn import QKLSTM, QLSTM, SequenceForecaster, SequenceTagger
 from dqk.nn.kernel_cell import KernelCell
+from dqk.nn.options import TRAINABLE_KERNEL, TRAINABLE_MAP
 from dqk.training.config import LAYERED_MAPS, OPTIONS, TrainConfig
 from dqk.training.options import flag
 
-_ARGUMENT = re.compile(rf"\b({'|'.join(OPTIONS)})=")
+_ARGUMENT = re.compile(rf"\b({'|'.join(OPTIONS)})=(?:'([^']*)'|(\w+))")
+_NAME = re.compile(rf"(?<!-)\b({'|'.join(name for name in OPTIONS if '_' in name)})\b")  # the others are words, too
+_TYPED = {
+    TRAINABLE_MAP: "--feature-map reuploading --trainable rotations",
+    TRAINABLE_KERNEL: "--kernel fidelity with --feature-map reuploading --trainable rotations",
+}
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
@@ -69,13 +75,24 @@ def _in_terms_of_options(sizes: str) -> Iterator[None]:
     """Errors of networks in the words of the command line."""
     try:
         yield
-    except InvalidInputError as error:  # the network calls its arguments as Python does
-        text = _ARGUMENT.sub(lambda found: f"{flag(found[1])}=", str(error))
-        raise InvalidInputError(text) from error
+    except (
+        InvalidInputError,
+        MemoryBoundError,
+        UnsupportedError,
+    ) as error:  # the network calls its arguments as Python does
+        raise type(error)(_typed(str(error))) from error
     except RuntimeError as error:
         if isinstance(error, DQKError) or "allocate memory" not in str(error):
             raise
         raise MemoryBoundError(f"the parameters do not fit into memory: {sizes}; make one of them smaller") from error
+
+
+def _typed(text: str) -> str:
+    """A message with arguments of Python code as they are typed on a command line."""
+    for code, options in _TYPED.items():
+        text = text.replace(code, options)
+    text = _ARGUMENT.sub(lambda found: f"{flag(found[1])} {found[2] or found[3]}", text)
+    return _NAME.sub(lambda found: flag(found[1]), text)
 
 
 def _tagger(config: TrainConfig, vocabulary: Vocabulary) -> SequenceTagger:

@@ -12,6 +12,7 @@ import quimb.tensor as qtn
 import torch
 
 from dqk import FidelityKernel, gram
+from dqk.backends import choice
 from dqk.backends.chain import chain_of
 from dqk.backends.compiled.chain_overlap import overlap_of
 from dqk.backends.mps import MPSBackend
@@ -257,6 +258,21 @@ def test_long_code_takes_the_plain_path():
     ax = angles(circuit, 5, 1)
     expected = StatevectorBackend().fidelity(circuit, ax)
     torch.testing.assert_close(GENERATED.fidelity(circuit, ax), expected, rtol=0, atol=1e-12)
+
+
+def test_memory_of_a_tile_is_its_values_and_on_the_plain_path_all_environments(monkeypatch):
+    """BSP on 3 qubits: from bond 1 to 2 an environment has 2, 4 and 4 complex numbers for each pair of 128 x 128 samples.
+
+    An encoding has 2, 4 and 4 of them as well, and the number of its circuit, in two copies.
+    """
+    circuit, pairs = kept(bsp_feature_map(3)), 128 * 128
+    values, environments = 4 * pairs * 8, (2 + 4 + 4) * 16 * pairs
+    assert GENERATED.tile_bytes(circuit, torch.float64) == values
+    assert PLAIN.tile_bytes(circuit, torch.float64) == values + environments
+    assert PLAIN.tile_bytes(circuit, torch.float32) == (values + environments) // 2
+    blocks = 2 * 128 * 2 * (20 + 1) * 8
+    monkeypatch.setattr(choice, "cpu_threads", lambda: 3)
+    assert choice.bytes_needed(PLAIN, circuit, torch.float64) == blocks + 3 * (values + environments)
 
 
 def test_shared_angles_and_products_stay_what_they_were():

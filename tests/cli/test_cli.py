@@ -122,7 +122,22 @@ def test_bad_toml(run, tmp_path: Path, content: str, code: int, says: list[str])
     [
         (["--epochs", "many", "--seed", "-1", "--model", "lst"], 2, ["'many'", "seed: -1", "did you mean 'lstm'?"]),
         (["--model", "lstm", "--n-qubits", "4"], 2, ["--n-qubits: has no meaning for the model 'lstm'"]),
-        (["--gate-kernel", "shared"], 2, ["--gate-kernel='shared' with --readout='shared': nothing differs"]),
+        (
+            ["--gate-kernel", "shared"],
+            2,
+            ["--gate-kernel shared with --readout shared: nothing", "another --gate-kernel"],
+        ),
+        (
+            ["--gate-kernel", "circuit"],
+            2,
+            ["--gate-kernel circuit gives", "(0 parameters); use --feature-map reuploading --trainable rotations\n"],
+        ),
+        (
+            ["--gate-kernel", "circuit", "--kernel", "rbf"],
+            2,
+            ["kernel 'rbf' has none; use --kernel fidelity with --feature-map reuploading --trainable rotations\n"],
+        ),
+        (["--feature-map", "iqp", "--n-qubits", "40"], 1, ["truncate (--backend mps:max_bond=32; "]),
         (["--backend", "abacus"], 2, ["abacus"]),
         (["--colour", "red"], 2, ["--colour"]),
         (["--data", "none.conllu"], 1, ["none.conllu"]),

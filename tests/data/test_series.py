@@ -36,7 +36,8 @@ def test_rows_without_dates_keep_their_order(write) -> None:
 def test_missing_values_are_the_ones_before_them(write) -> None:
     path = write("year,v\n1,5\n2,\n3,NaN\n4,7\n5,na\n")
     with pytest.raises(
-        DataFileError, match=r"3 of 5 values in column 'v' are missing \(lines 3, 4, 6\).*--missing previous"
+        DataFileError,
+        match=r"3 of 5 values in column 'v' are missing \(lines 3, 4, 6\).*--missing previous \(missing='previous'\)",
     ):
         read_series(path, "v")
     series = read_series(path, "v", missing="previous")

@@ -97,7 +97,7 @@ def test_a_linear_trend_is_forecast_exactly() -> None:
     [
         (np.r_[np.ones(90), WALK[:30]], {}, "s is constant (1) in all 72 values of the training part"),
         (WALK[:20], {"window": 30}, "s has 20 values, 12 to train on, 4 for validation and 4 for the test: too few"),
-        (WALK[:40], {"horizon": 9}, "make --window or --horizon smaller"),
+        (WALK[:40], {"horizon": 9}, "make the window or the horizon smaller"),
     ],
 )
 def test_what_cannot_be_learned(values, options: dict, says: str) -> None:

@@ -12,7 +12,7 @@ from sklearn.base import clone
 from sklearn.datasets import load_diabetes, load_iris
 from sklearn.exceptions import NotFittedError
 from sklearn.gaussian_process import GaussianProcessClassifier, GaussianProcessRegressor
-from sklearn.gaussian_process.kernels import ConstantKernel, WhiteKernel, _approx_fprime
+from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel, _approx_fprime
 from sklearn.kernel_approximation import Nystroem
 from sklearn.kernel_ridge import KernelRidge
 from sklearn.model_selection import GridSearchCV, cross_val_score
@@ -22,6 +22,7 @@ from sklearn.svm import SVC
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from dqk import FidelityKernel, ProjectedKernel
+from dqk.backends.mps import MPSBackend
 from dqk.cluster import open_pool
 from dqk.errors import BackendUnavailableError, InvalidInputError, UnsupportedError
 from dqk.kernels import Angle, FeatureMap, LinearKernel, RBFKernel
@@ -257,6 +258,33 @@ class TestGaussianProcesses:
         assert "GPKernel(FidelityKernel, " in repr(model.kernel_)
         again = clone(model.kernel_)
         np.testing.assert_array_equal(again(x), model.kernel_(x))
+
+    @pytest.mark.parametrize("name", GP_KERNELS)
+    def test_a_kernel_equals_its_clone_and_no_other(self, name):
+        """As `RBF(1.0) == clone(RBF(1.0))` of scikit-learn, alone and in its sums and products."""
+        k = GPKernel(GP_KERNELS[name](), 0.8)
+        assert k == clone(k) and k + WhiteKernel() == WhiteKernel() + clone(k)
+        assert clone(k).set_params(bandwidth=0.7) != k and clone(k).set_params(bandwidth_bounds="fixed") != k
+        assert k.clone_with_theta(k.theta + 0.1) != k and k != RBF() and k != GPKernel(LinearKernel(2), 0.8)
+
+    def test_what_kernels_differ_in(self):
+        def made(layers=1, backend="auto", value=None, bounds=None, factor=2.0):
+            k = FidelityKernel(reuploading_feature_map(2, layers, trainable="scale"), backend)
+            if value is not None:
+                k.params.data[1] = value
+            return GPKernel(factor * k, weights_bounds=bounds)
+
+        assert made() == made() == made(value=1.0) and made(backend=MPSBackend()) == made(backend=MPSBackend())
+        for other in (
+            made(layers=2),
+            made(backend="reference"),
+            made(backend=MPSBackend(max_bond=2)),
+            made(value=1.5),
+            made(bounds="fixed"),
+            made(factor=3.0),
+        ):
+            assert made() != other and other == clone(other)
+        assert made(backend=MPSBackend()) != made(backend=MPSBackend(max_bond=2))
 
     def test_refuses(self):
         from dqk.circuit import Circuit, Gate, data

@@ -1,9 +1,8 @@
-"""What QKLSTM and QLSTM share with nn.LSTM: signature, shapes, packing, layers, directions, state dict, errors."""
+"""What QKLSTM and QLSTM share with nn.LSTM: signature, shapes, packing, layers, directions, state dict."""
 
 import copy
 import inspect
 import io
-import math
 from collections.abc import Callable
 from itertools import product
 from typing import Any
@@ -17,28 +16,8 @@ from torch.nn.utils import parametrizations
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pack_sequence, pad_packed_sequence
 
 from dqk import QKLSTM, QLSTM
-from dqk.errors import DQKError, InvalidInputError
-from dqk.kernels.feature_maps import reuploading_feature_map
 from dqk.nn.layout import Layout
-
-Network = QKLSTM | QLSTM
-
-
-def qklstm(*args: Any, **options: Any) -> QKLSTM:
-    return QKLSTM(*args, n_qubits=2, n_references=2, **options)
-
-
-def qklstm_circuit(*args: Any, **options: Any) -> QKLSTM:
-    trainable = reuploading_feature_map(2, 1, trainable="rotations")
-    return QKLSTM(*args, n_references=2, gate_kernel="circuit", feature_map=trainable, **options)
-
-
-def qlstm(*args: Any, **options: Any) -> QLSTM:
-    return QLSTM(*args, n_qubits=2, **options)
-
-
-NETWORKS: dict[str, Callable[..., Network]] = {f.__name__: f for f in (qklstm, qklstm_circuit, qlstm)}
-per_network = pytest.mark.parametrize("make", NETWORKS.values(), ids=NETWORKS)
+from tests.nn.networks import NETWORKS, Network, per_network, qklstm, qklstm_circuit
 
 
 @pytest.fixture(autouse=True)
@@ -296,13 +275,6 @@ def test_autocast_runs_in_the_precision_of_the_parameters(make: Callable[..., Ne
     assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in network.parameters())
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@per_network
-def test_half_precision_is_refused(make: Callable[..., Network], dtype: torch.dtype) -> None:
-    with pytest.raises(InvalidInputError, match=rf"input is {dtype}, expected torch.float32 or torch.float64; use"):
-        make(3, 2).to(dtype)(torch.randn(4, 2, 3, dtype=dtype))
-
-
 @pytest.mark.parametrize("make", [qklstm, qklstm_circuit])
 def test_in_place_changes_between_forward_and_backward_are_noticed(make: Callable[..., QKLSTM]) -> None:
     network, x, h = make(3, 2), torch.randn(4, 2, 3), torch.zeros(1, 2, 2)
@@ -348,80 +320,3 @@ def test_a_parametrization_may_take_a_parameters_place() -> None:
     close(network(x)[0], expected)
     network(x)[0].sum().backward()
     assert all(p.grad is not None for p in network.parameters())
-
-
-def _ones(*shape: int) -> tuple[Tensor, Tensor]:
-    return torch.ones(shape), torch.ones(shape)
-
-
-BAD_INPUTS: dict[str, tuple[Any, Any, str]] = {
-    "features": (torch.ones(4, 2, 5), None, r"input has 5 features \(shape \(4, 2, 5\)\), expected \(T, B, 3\)"),
-    "dimensions": (torch.ones(4), None, r"input has shape \(4,\), expected \(T, B, 3\)"),
-    "four dimensions": (torch.ones(1, 4, 2, 3), None, r"input has shape \(1, 4, 2, 3\), expected"),
-    "dtype": (torch.ones(4, 2, 3).double(), None, "input is torch.float64 .* the parameters are torch.float32"),
-    "integers": (torch.ones(4, 2, 3).long(), None, "input is torch.int64"),
-    "no steps": (torch.ones(0, 2, 3), None, "without time steps or sequences"),
-    "no sequences": (torch.ones(4, 0, 3), None, "without time steps or sequences"),
-    "nan": (torch.tensor([[0.0, 1, 2], [0, float("nan"), 2]]), None, r"input\[1, 1\] is nan, expected finite"),
-    "infinity": (torch.tensor([[0.0, 1, -float("inf")]]), None, r"input\[0, 2\] is -inf, expected finite"),
-    "packed features": (pack_sequence([torch.ones(4, 5)]), None, "input has 5 features"),
-    "state shape": (torch.ones(4, 2, 3), _ones(1, 3, 2), r"h_0 has shape \(1, 3, 2\), expected \(1, 2, 2\)"),
-    "state for one": (
-        torch.ones(4, 3),
-        _ones(1, 1, 2),
-        r"h_0 has shape \(1, 1, 2\), expected \(1, 2\).*single sequence",
-    ),
-    "one state": (torch.ones(4, 2, 3), torch.ones(1, 2, 2), r"hx is a Tensor, expected a pair \(h_0, c_0\)"),
-    "c_0": (torch.ones(4, 2, 3), (torch.ones(1, 2, 2), torch.ones(1, 2, 1)), "c_0 has shape"),
-    "a list": ([[1.0, 2.0, 3.0]], None, "input is a list, expected a tensor"),
-    "numbers": (torch.ones(4, 2, 3), (1, 2), "h_0 is a int, expected a tensor"),
-    "state nan": (
-        torch.ones(4, 2, 3),
-        (torch.ones(1, 2, 2), torch.full((1, 2, 2), math.nan)),
-        "c_0 has values that are not",
-    ),
-    "state dtype": (torch.ones(4, 2, 3), (torch.ones(1, 2, 2).double(), torch.ones(1, 2, 2)), "h_0 is torch.float64"),
-}
-
-
-@pytest.mark.parametrize("case", BAD_INPUTS)
-@per_network
-def test_bad_input_is_refused_with_its_place(make: Callable[..., Network], case: str) -> None:
-    x, hx, message = BAD_INPUTS[case]
-    with pytest.raises(InvalidInputError, match=message):
-        make(3, 2)(x, hx)
-
-
-def test_large_values_are_no_infinities() -> None:
-    assert qklstm(3, 2)(torch.full((2, 2, 3), 3e38))[0].shape == (2, 2, 2)
-
-
-BAD_SIZES = [
-    ({"input_size": 0}, "input_size is 0, expected a whole number of at least 1"),
-    ({"hidden_size": 2.5}, "hidden_size is 2.5"),
-    ({"num_layers": 0}, "num_layers is 0"),
-    ({"bias": 1}, "bias is 1, expected True or False"),
-    ({"batch_first": "yes"}, "batch_first is 'yes'"),
-    ({"bidirectional": None}, "bidirectional is None"),
-    ({"dropout": 1.5}, "dropout is 1.5, expected a probability from 0 to 1"),
-    ({"dropout": True}, "dropout is True"),
-    ({"n_qubits": 0}, "n_qubits is 0"),
-    ({"backend": "statevectr"}, "unknown backend 'statevectr'; did you mean 'statevector'"),
-    ({"backend": 3}, "backend is 3, expected a name"),
-]
-
-
-@pytest.mark.parametrize(("options", "message"), BAD_SIZES, ids=str)
-@pytest.mark.parametrize("network", [QKLSTM, QLSTM])
-def test_bad_arguments_are_refused(network: type[Network], options: dict[str, Any], message: str) -> None:
-    with pytest.raises(InvalidInputError, match=message):
-        network(**{"input_size": 3, "hidden_size": 2, **options})
-
-
-@pytest.mark.parametrize("network", [QKLSTM, QLSTM])
-def test_all_mistakes_come_at_once(network: type[Network]) -> None:
-    with pytest.raises(InvalidInputError) as caught:
-        network(0, -1, 0, n_qubits=0, dropout=2.0, bias="no")  # type: ignore[arg-type]
-    for name in ("input_size", "hidden_size", "num_layers", "n_qubits", "dropout", "bias"):
-        assert f"{name} is" in str(caught.value)
-    assert isinstance(caught.value, DQKError)

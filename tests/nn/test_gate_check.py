@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,12 @@ import torch
 
 from dqk import QKLSTM
 from dqk.cli import app
+from dqk.errors import InvalidInputError
 from dqk.kernels.feature_maps import bsp_feature_map, reuploading_feature_map
 from dqk.nn.gate_check import warn_of_gates
 
 
-def told(layer: QKLSTM, x: torch.Tensor) -> list[str]:
+def told(layer: QKLSTM, x: Any) -> list[str]:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         warn_of_gates(layer)
@@ -98,6 +100,53 @@ def test_gates_that_are_the_same_function() -> None:
         layer.cells[0].params[3] = layer.cells[0].params[1]
     (text,) = told(layer, batch())
     assert text.startswith("gates are the same function on the first batch: input and cell;") and "per_gate" in text
+
+
+def test_every_layer_and_direction_is_looked_at_with_what_it_is_given() -> None:
+    """Projections of zero see no input, whatever it is; hidden states of a working first layer do differ."""
+    layer = network(num_layers=2, bidirectional=True)
+    with torch.no_grad():
+        for cell in layer.cells[1:3]:
+            cell.projection.weight.zero_()
+    (text,) = told(layer, batch())
+    assert text.startswith(
+        "layer 1 of 2, backward direction: the kernel values of all gates are the same for all of 30 inputs"
+    )
+    assert "; layer 2 of 2, forward direction: the kernel values of all gates" in text and text.count("layer") == 2
+    (text,) = told(network(num_layers=2, bidirectional=True, bandwidth=1e-6), batch())
+    assert text.count("kernel values of all gates") == 4 and text.count("larger bandwidth") == 1
+    only_hidden = network(num_layers=2)
+    with torch.no_grad():
+        only_hidden.cells[1].projection.weight[:, 4:] = 0  # of 4 hidden features and 4 inputs
+    assert told(only_hidden, batch()) == []
+
+
+def test_kinds_of_findings_are_told_apart_by_their_layer() -> None:
+    options = {
+        "feature_map": reuploading_feature_map(3, trainable="scale"),
+        "gate_kernel": "circuit",
+        "readout": "shared",
+    }
+    layer = network(num_layers=2, **options)
+    with torch.no_grad():
+        layer.cells[0].params[2] = 0.0
+        layer.cells[1].params[3] = layer.cells[1].params[1]
+    (text,) = told(layer, batch())
+    constant, equal = text.splitlines()
+    assert constant.startswith("layer 1 of 2: the kernel values of the output gate are the same")
+    assert equal.startswith("layer 2 of 2: gates are the same function on the first batch: input and cell;")
+
+
+def test_packed_sequences_and_a_pass_that_fails() -> None:
+    layer = network(bidirectional=True, bandwidth=1e-6)
+    packed = torch.nn.utils.rnn.pack_padded_sequence(batch(), [5, 4, 4, 2, 1, 1], batch_first=True)
+    (text,) = told(layer, packed)
+    assert "forward direction: the kernel values of all gates are the same for all of 17 inputs" in text
+    warn_of_gates(layer)
+    with warnings.catch_warnings(), pytest.raises(InvalidInputError):
+        warnings.simplefilter("error")
+        layer(batch(width=2))
+    assert all("run" not in vars(cell) for cell in layer.cells) and copy.deepcopy(layer)(batch())[0].shape == (6, 5, 8)
 
 
 def test_training_says_it_and_resumed_training_does_not(tmp_path: Path) -> None:

@@ -180,7 +180,8 @@ def test_layers_directions_and_packed_sequences() -> None:
         ({"kernel": "linear", "executor": "processes"}, "executor is for fidelity kernels"),
         (
             {"kernel": "rbf", "gate_kernel": "circuit"},
-            "gate_kernel='circuit' gives every gate its own kernel parameters",
+            r"^QKLSTM cannot be built: gate_kernel='circuit' gives every gate its own kernel parameters, but kernel 'rbf' has "
+            r"none; use a trainable one, such as RBFKernel\(4, trainable='scale'\)$",
         ),
         ({"kernel": RBFKernel(3), "projection": False}, "the kernel, which takes 3; give a kernel of 5 features"),
         ({"kernel": RBFKernel(3), "n_qubits": 4}, "n_qubits is 4, but the kernel is for 3"),

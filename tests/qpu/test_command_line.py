@@ -108,6 +108,31 @@ def test_a_dry_run_says_what_the_service_then_charges(options, measure, services
     assert paid[1] > 10 and paid[3] > 0
 
 
+def test_jobs_that_failed_and_cost_nothing_are_not_among_those_that_are_shown(run, tmp_path) -> None:
+    """Of the nine jobs that the service takes the second one fails."""
+    with serving(tmp_path, PROFILE + "[failures]\njob = 0.2\nseed = 37\n") as failing:
+        command = [
+            "gram",
+            "X.npy",
+            "-o",
+            "K.npy",
+            "--feature-map",
+            "zz",
+            "--qpu",
+            failing[0].url,
+            "--shots",
+            "100",
+            "--json",
+        ]
+        code, out, err = run(*command)
+        paid = charged(failing)
+        text = httpx.get(f"{failing[0].url}/metrics").text
+    assert code == 0 and 'dqk_qpu_jobs{state="failed"} 1.0' in text, err
+    shown = json.loads(out)
+    assert [shown[name] for name in ("jobs", "circuits", "shots")] == paid[:3].tolist() == [8, 190, 19_000]
+    assert shown["device_s"] == pytest.approx(paid[3], abs=1e-3)
+
+
 def test_a_dry_run_of_a_store_that_grows_counts_what_is_left(measure, services) -> None:
     np.save("X.npy", X[:-3])
     measure("K.zarr", "--shots", "30")
@@ -172,7 +197,7 @@ BAD = [
     (["--qpu", "qpu.example.com:8000", "--shots", "9"], "write http://qpu.example.com:8000, or https://qpu.example.com:8000"),
     (["--qpu", "http:/127.0.0.1:8000", "--shots", "9"], "--qpu http:/127.0.0.1:8000: expected a URL such as http://127.0.0.1:8000"),
     (["--token-file", "t"], "--token-file t: is for --qpu and --backend qpu:URL"),
-    (["--backend", "simulated", "--dry-run"], "--dry-run with --backend simulated: gives exact probabilities"),
+    (["--backend", "simulated", "--dry-run"], "--backend simulated: gives exact probabilities, which have no price"),
     (["--shots", "9", "--dry-run"], "--dry-run: no device measures here; give --qpu URL and --shots 1000, say"),
 ]  # fmt: skip
 

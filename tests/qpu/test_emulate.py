@@ -254,11 +254,11 @@ def test_the_command_its_report_and_its_tables(tmp_path, capsys) -> None:
 
 def test_no_figure_of_the_table_is_cut_off(hetero, capsys, monkeypatch) -> None:
     """A file has them all; a narrow terminal as many columns as fit, and the names of the others."""
-    _show(hetero)
+    _show(hetero, "a note")
     written = capsys.readouterr().out
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
     monkeypatch.setenv("COLUMNS", "80")
-    _show(hetero)
+    _show(hetero, "a note")
     shown = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
     assert "…" not in written + shown and "1,190,000" in written and "no room" not in written
     assert "makespan s" in shown and max(map(len, shown.splitlines()[:6])) <= 80

@@ -53,7 +53,10 @@ MinJobAge=3600
 GresTypes=gpu
 NodeName=DEFAULT CPUs={cpus} RealMemory=4000 State=UNKNOWN Gres=gpu:tesla:{gpus}
 {nodes}
-PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
+PreemptType=preempt/partition_prio
+PreemptMode=CANCEL
+PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP PriorityTier=1 GraceTime=20
+PartitionName=urgent Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=2 PreemptMode=OFF
 """
 
 
@@ -274,7 +277,10 @@ def _start(cluster: Slurm) -> None:
         around = () if cluster.network is None else cluster.network.around(name)
         _spawn(cluster, f"slurmd {name}", ["-D", "-N", name, "-f", str(folder / "slurm.conf")], around)
     idle = len(cluster.nodes)
-    _until(cluster, lambda: cluster.run("sinfo", "-h", "-N", "-t", "idle", check=False).stdout.count("\n") == idle)
+    _until(
+        cluster,
+        lambda: cluster.run("sinfo", "-h", "-N", "-p", "main", "-t", "idle", check=False).stdout.count("\n") == idle,
+    )
 
 
 def _spawn(cluster: Slurm, name: str, arguments: Sequence[str], around: Sequence[str] = ()) -> None:

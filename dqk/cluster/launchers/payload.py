@@ -94,6 +94,16 @@ class Payload:
         """Whether it can be stopped and does not lose what it has computed."""
         return bool(self.again()) or self.has("--resume") or self.value("--resume") is not None
 
+    @property
+    def parts(self) -> str | None:
+        """File or folder to which every start adds that is not in vain; None for one that may wait for a QPU."""
+        if self.value("--qpu") is not None or (self.value("--backend") or "").startswith("qiskit:"):
+            return None
+        if self.has_store:
+            return f"{self.out}/c"
+        run = self.out or self.value("--resume")
+        return f"{run}/last.safetensors" if self.command == "train" and run else None
+
     def problems(self) -> list[str]:
         """What is wrong with it as the work of a job."""
         if not self.words:

@@ -23,8 +23,10 @@ _START = r"""
 # The job of an array has a name of its own, so that a requeue concerns it alone.
 job=$SLURM_JOB_ID
 if [ -n "${SLURM_ARRAY_JOB_ID:-}" ]; then job=${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}; fi
-rm -f "$run/exit-$job"
+export DQK_STOPPED=$run/stopped-$job # the program makes it when it has stopped because it was asked to
+rm -f "$run/exit-$job" "$DQK_STOPPED"
 quit() {
+  rm -f "$run/vain-$job" "$DQK_STOPPED"
   printf '%s\n' "$1" >"$run/exit-$job"
   exit "$1"
 }
@@ -129,8 +131,7 @@ _WATCH = r"""
 _STEP = {
     "ray": r"""srun --overlap --nodes=1 --ntasks=1 --nodelist="$SLURMD_NODENAME" --cpus-per-task="$cpus" \
   "${python[@]}" -m dqk "${payload[@]}" &""",
-    "mpi": r"""export DQK_THREADS=$cpus OMP_NUM_THREADS=$cpus DQK_STOPPED=$run/stopped-$job
-rm -f "$DQK_STOPPED"
+    "mpi": r"""export DQK_THREADS=$cpus OMP_NUM_THREADS=$cpus
 {ungpu}srun --mpi={mpi} --kill-on-bad-exit=1 --ntasks-per-node={tasks} --cpus-per-task="$cpus"{gpus} \
   "${python[@]}" -m mpi4py -m dqk "${payload[@]}" &""",
     "torch": r"""export DQK_THREADS=$cpus OMP_NUM_THREADS=$cpus
@@ -140,14 +141,6 @@ rm -f "$DQK_STOPPED"
 srun --nodes=1 --ntasks=1 --cpus-per-task="$cpus" "${python[@]}" -m dqk "${payload[@]}" &""",
 }
 
-_CRASHED = r"""
-if [ "$code" -gt 128 ] && [ "$warned" = no ] && [ ! -e "$DQK_STOPPED" ]; then
-  echo "a rank was ended by a signal, which srun names above, and the others with it. Where that is Alarm clock, the ranks did" \
-    "not meet within ${DQK_MPI_INIT_S:-600} s: the MPI library of mpi4py and srun --mpi={mpi} do not get on with each other;" \
-    "build mpi4py on the site's MPI, name another flavour in the site file, or use --executor ray" >&2
-fi
-"""
-
 _STOP_RAY = r"""
 if [ -n "${watch:-}" ]; then kill "$watch" 2>/dev/null; fi
 # The step of Ray, and nothing else.
@@ -155,18 +148,53 @@ scancel --signal=TERM "$SLURM_JOB_ID.$(cat "$DQK_RAY_STEP")"
 wait "$ray"
 """
 
+_FAR = r"""
+# When its last part was written: a start that adds none is in vain. Folders of tiles know, and are fewer than tiles.
+far() { find {parts} -maxdepth 1 -printf '%T@\n' 2>/dev/null | sort -n | tail -n 1; }
+before=$(far)
+"""
+
 _REQUEUE = r"""
-# Warned, or preempted: then Slurm sends SIGTERM to the steps, and the program ends with 143. A cancelled job does not get here.
+# Asked to stop, and stopped: the program says so, for srun ends ranks with SIGTERM, too, where one of them has crashed. Before it
+# can listen, Slurm knows: the job was warned, or preempted with SIGTERM to its steps. A cancelled job does not get here.
+preempted=no
+if scontrol show job "$job" | grep -q 'PreemptTime=[0-9]'; then preempted=yes; fi
 again=no
-if [ "$code" -eq 143 ]{stopped}; then again=yes; fi
-if [ "$warned" = yes ] && [ "$code" -gt 128 ]; then again=yes; fi
-if [ "$again" = yes ] && [ "${SLURM_RESTART_COUNT:-0}" -lt {restarts} ]; then
+if [ "$code" -eq 143 ] && [ -e "$DQK_STOPPED" ]; then again=yes; fi
+if [ "$code" -gt 128 ] && [ "$warned$preempted" != nono ]; then again=yes; fi
+if [ "$again" = yes ] && [ "${SLURM_RESTART_COUNT:-0}" -ge {restarts} ]; then
+  echo "the job was queued again {restarts} times and is not once more;" \
+    {go_on} >&2
+  again=no
+fi
+{vain}if [ "$again" = yes ]; then
   scontrol requeue "$job" && echo "the state is saved, the job is queued again" && exit "$code"
 fi
 """
 
-# A rank that crashes has srun end the others with SIGTERM too; only the program knows that it was asked to stop, and has stopped.
-_STOPPED = ' && [ -e "$DQK_STOPPED" ]'
+_VAIN = r"""vain=$(cat "$run/vain-$job" 2>/dev/null || echo 0)
+if [ "$(far)" != "$before" ]; then vain=0; elif [ "$preempted" = no ]; then vain=$((vain + 1)); fi
+if [ "$again" = yes ] && [ "$vain" -ge {most} ]; then
+  echo "{most} starts, one after the other, have added nothing: the job is not queued again. Does it need a longer --time, or a" \
+    "smaller --signal-seconds?" \
+    {go_on} >&2
+  again=no
+fi
+echo "$vain" >"$run/vain-$job"
+"""
+
+_CRASHED = r"""
+if [ "$code" -gt 128 ] && [ "$warned" = no ] && [ ! -e "$DQK_STOPPED" ]; then
+  echo "{who} by a signal, which srun names above; Killed is often for want of memory;" \
+    {go_on} >&2
+{more}fi
+"""
+
+_NOT_MET = r"""  echo "Where it is Alarm clock, the ranks did not meet within ${DQK_MPI_INIT_S:-600} s: the MPI library of mpi4py" \
+    "and srun --mpi={mpi} do not get on with each other; build mpi4py on the site's MPI, name another flavour in the site file," \
+    "or use --executor ray" >&2
+"""
+_VAIN_STARTS = 5
 _MOST_RESTARTS = 100
 _UNGPU = "unset SLURM_GPUS_PER_NODE # with a type of GPU it would contradict the next line\n"
 
@@ -222,11 +250,26 @@ def render(
     ]
     text = "\n".join(head) + "\n" + _START.replace("{signal_s}", str(options.signal_s)) + "\n".join(environment) + "\n"
     text += _SETTINGS.replace("{tasks}", str(tasks)) + _qpus(options) + _work(payload, options, mpi)
-    if options.requeue and payload.goes_on:
-        text += _REQUEUE.replace("{restarts}", str(_MOST_RESTARTS)).replace(
-            "{stopped}", _STOPPED if payload.engine == "mpi" else ""
-        )
-    return text + 'quit "$code"\n'
+    return text + _end(payload, options, mpi) + 'quit "$code"\n'
+
+
+def _end(payload: Payload, options: SlurmOptions, mpi: str) -> str:
+    """What decides whether the job is queued again, and says what has happened."""
+    requeue = options.requeue and payload.goes_on
+    text = (_REQUEUE.replace("{vain}", _VAIN if payload.parts else "") if requeue else "") + _CRASHED
+    with_words = f" with {shlex.join(payload.again())}" if payload.again() else ""
+    kept, anew = f"what is done is kept: the same command{with_words} goes on", "the same command starts anew"
+    ranks = payload.engine == "mpi"
+    fillings = {
+        "restarts": str(_MOST_RESTARTS),
+        "most": str(_VAIN_STARTS),
+        "who": "a rank was ended, and the others with it," if ranks else "the program was ended",
+        "more": _NOT_MET.replace("{mpi}", mpi) if ranks else "",
+        "go_on": shlex.quote(kept if payload.goes_on else anew),
+    }
+    for name, value in fillings.items():
+        text = text.replace(f"{{{name}}}", value)
+    return text
 
 
 def _qpus(options: SlurmOptions) -> str:
@@ -245,13 +288,16 @@ def _work(payload: Payload, options: SlurmOptions, mpi: str) -> str:
     step = _STEP[engine]
     for name, value in fillings.items():
         step = step.replace(f"{{{name}}}", value)
-    text = (_RAY if engine == "ray" else "") + "\n# --- the work ---\n"
+    text = _RAY if engine == "ray" else ""
+    if options.requeue and payload.parts:
+        text += _FAR.replace("{parts}", shlex.quote(payload.parts))
+    text += "\n# --- the work ---\n"
     text += (
         f'code=138 # what the program ends with once it is warned\nif [ "$warned" = no ]; then\n{indent(step, "  ")}\n'
     )
     text += "  step=$!\n" + (_WATCH.lstrip("\n") if engine == "ray" else "")
     text += '  finish "$step"\n  code=$?\nfi\n'
-    text += {"ray": _STOP_RAY, "mpi": _CRASHED.replace("{mpi}", mpi)}.get(engine, "")
+    text += _STOP_RAY if engine == "ray" else ""
     return text + (_DROP if options.emulated_qpus is not None else "")
 
 

@@ -21,8 +21,10 @@ if [ "${SLURM_RESTART_COUNT:-0}" -gt 0 ]; then payload+=(--resume); fi
 # The job of an array has a name of its own, so that a requeue concerns it alone.
 job=$SLURM_JOB_ID
 if [ -n "${SLURM_ARRAY_JOB_ID:-}" ]; then job=${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}; fi
-rm -f "$run/exit-$job"
+export DQK_STOPPED=$run/stopped-$job # the program makes it when it has stopped because it was asked to
+rm -f "$run/exit-$job" "$DQK_STOPPED"
 quit() {
+  rm -f "$run/vain-$job" "$DQK_STOPPED"
   printf '%s\n' "$1" >"$run/exit-$job"
   exit "$1"
 }
@@ -83,11 +85,24 @@ if [ "$warned" = no ]; then
   code=$?
 fi
 
-# Warned, or preempted: then Slurm sends SIGTERM to the steps, and the program ends with 143. A cancelled job does not get here.
+# Asked to stop, and stopped: the program says so, for srun ends ranks with SIGTERM, too, where one of them has crashed. Before it
+# can listen, Slurm knows: the job was warned, or preempted with SIGTERM to its steps. A cancelled job does not get here.
+preempted=no
+if scontrol show job "$job" | grep -q 'PreemptTime=[0-9]'; then preempted=yes; fi
 again=no
-if [ "$code" -eq 143 ]; then again=yes; fi
-if [ "$warned" = yes ] && [ "$code" -gt 128 ]; then again=yes; fi
-if [ "$again" = yes ] && [ "${SLURM_RESTART_COUNT:-0}" -lt 100 ]; then
+if [ "$code" -eq 143 ] && [ -e "$DQK_STOPPED" ]; then again=yes; fi
+if [ "$code" -gt 128 ] && [ "$warned$preempted" != nono ]; then again=yes; fi
+if [ "$again" = yes ] && [ "${SLURM_RESTART_COUNT:-0}" -ge 100 ]; then
+  echo "the job was queued again 100 times and is not once more;" \
+    'what is done is kept: the same command with --resume goes on' >&2
+  again=no
+fi
+if [ "$again" = yes ]; then
   scontrol requeue "$job" && echo "the state is saved, the job is queued again" && exit "$code"
+fi
+
+if [ "$code" -gt 128 ] && [ "$warned" = no ] && [ ! -e "$DQK_STOPPED" ]; then
+  echo "the program was ended by a signal, which srun names above; Killed is often for want of memory;" \
+    'what is done is kept: the same command with --resume goes on' >&2
 fi
 quit "$code"

@@ -21,8 +21,10 @@ if [ "${SLURM_RESTART_COUNT:-0}" -gt 0 ]; then payload+=(--resume); fi
 # The job of an array has a name of its own, so that a requeue concerns it alone.
 job=$SLURM_JOB_ID
 if [ -n "${SLURM_ARRAY_JOB_ID:-}" ]; then job=${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}; fi
-rm -f "$run/exit-$job"
+export DQK_STOPPED=$run/stopped-$job # the program makes it when it has stopped because it was asked to
+rm -f "$run/exit-$job" "$DQK_STOPPED"
 quit() {
+  rm -f "$run/vain-$job" "$DQK_STOPPED"
   printf '%s\n' "$1" >"$run/exit-$job"
   exit "$1"
 }
@@ -79,6 +81,10 @@ if ! "${python[@]}" -m dqk.cluster.launchers.ray_node wait "$SLURM_JOB_NUM_NODES
   quit 1
 fi
 
+# When its last part was written: a start that adds none is in vain. Folders of tiles know, and are fewer than tiles.
+far() { find K.zarr/c -maxdepth 1 -printf '%T@\n' 2>/dev/null | sort -n | tail -n 1; }
+before=$(far)
+
 # --- the work ---
 code=138 # what the program ends with once it is warned
 if [ "$warned" = no ]; then
@@ -101,11 +107,33 @@ if [ -n "${watch:-}" ]; then kill "$watch" 2>/dev/null; fi
 scancel --signal=TERM "$SLURM_JOB_ID.$(cat "$DQK_RAY_STEP")"
 wait "$ray"
 
-# Warned, or preempted: then Slurm sends SIGTERM to the steps, and the program ends with 143. A cancelled job does not get here.
+# Asked to stop, and stopped: the program says so, for srun ends ranks with SIGTERM, too, where one of them has crashed. Before it
+# can listen, Slurm knows: the job was warned, or preempted with SIGTERM to its steps. A cancelled job does not get here.
+preempted=no
+if scontrol show job "$job" | grep -q 'PreemptTime=[0-9]'; then preempted=yes; fi
 again=no
-if [ "$code" -eq 143 ]; then again=yes; fi
-if [ "$warned" = yes ] && [ "$code" -gt 128 ]; then again=yes; fi
-if [ "$again" = yes ] && [ "${SLURM_RESTART_COUNT:-0}" -lt 100 ]; then
+if [ "$code" -eq 143 ] && [ -e "$DQK_STOPPED" ]; then again=yes; fi
+if [ "$code" -gt 128 ] && [ "$warned$preempted" != nono ]; then again=yes; fi
+if [ "$again" = yes ] && [ "${SLURM_RESTART_COUNT:-0}" -ge 100 ]; then
+  echo "the job was queued again 100 times and is not once more;" \
+    'what is done is kept: the same command with --resume goes on' >&2
+  again=no
+fi
+vain=$(cat "$run/vain-$job" 2>/dev/null || echo 0)
+if [ "$(far)" != "$before" ]; then vain=0; elif [ "$preempted" = no ]; then vain=$((vain + 1)); fi
+if [ "$again" = yes ] && [ "$vain" -ge 5 ]; then
+  echo "5 starts, one after the other, have added nothing: the job is not queued again. Does it need a longer --time, or a" \
+    "smaller --signal-seconds?" \
+    'what is done is kept: the same command with --resume goes on' >&2
+  again=no
+fi
+echo "$vain" >"$run/vain-$job"
+if [ "$again" = yes ]; then
   scontrol requeue "$job" && echo "the state is saved, the job is queued again" && exit "$code"
+fi
+
+if [ "$code" -gt 128 ] && [ "$warned" = no ] && [ ! -e "$DQK_STOPPED" ]; then
+  echo "the program was ended by a signal, which srun names above; Killed is often for want of memory;" \
+    'what is done is kept: the same command with --resume goes on' >&2
 fi
 quit "$code"

@@ -22,8 +22,10 @@ if [ "${SLURM_RESTART_COUNT:-0}" -gt 0 ]; then payload+=(--resume); fi
 # The job of an array has a name of its own, so that a requeue concerns it alone.
 job=$SLURM_JOB_ID
 if [ -n "${SLURM_ARRAY_JOB_ID:-}" ]; then job=${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}; fi
-rm -f "$run/exit-$job"
+export DQK_STOPPED=$run/stopped-$job # the program makes it when it has stopped because it was asked to
+rm -f "$run/exit-$job" "$DQK_STOPPED"
 quit() {
+  rm -f "$run/vain-$job" "$DQK_STOPPED"
   printf '%s\n' "$1" >"$run/exit-$job"
   exit "$1"
 }
@@ -70,5 +72,10 @@ if [ "$warned" = no ]; then
   step=$!
   finish "$step"
   code=$?
+fi
+
+if [ "$code" -gt 128 ] && [ "$warned" = no ] && [ ! -e "$DQK_STOPPED" ]; then
+  echo "the program was ended by a signal, which srun names above; Killed is often for want of memory;" \
+    'what is done is kept: the same command with --resume goes on' >&2
 fi
 quit "$code"
