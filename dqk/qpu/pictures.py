@@ -19,6 +19,7 @@ _OURS, _OTHERS, _WASTE, _DOWN = "#0072B2", "#E69F00", "#D55E00", "#999999"
 _MOST_LANES = 40
 _MOST_BARS = 4000
 _MOST_EDGES = 120
+_MOST_TICKS = 12
 _COSTS = {"makespan_s", "price", "energy_kwh", "shots"}
 
 
@@ -133,8 +134,10 @@ def draw_scaling(results: Results, key: str) -> bytes:
     """Makespan against the number of devices on double logarithmic axes, with the ideal line, and the speed-up's efficiency."""
     figure = _figure(11, 4.2)
     left, right = figure.subplots(1, 2)
+    counts: set[int] = set()
     for number, (policy, rows) in enumerate(_by_policy(results).items()):
         x = np.array([len(row.runs[0].devices) for row in rows], float)
+        counts |= {int(count) for count in x}
         y = np.array([row.mean["makespan_s"] for row in rows])
         style = {**_style(number), "label": policy, "markersize": 5}
         left.errorbar(x, y, yerr=[row.margin["makespan_s"] for row in rows], capsize=3, **style)
@@ -142,11 +145,15 @@ def draw_scaling(results: Results, key: str) -> bytes:
         if not number:
             left.plot(x, y[0] * x[0] / x, color="black", linestyle="--", linewidth=1, label="ideal")
     left.set(xscale="log", yscale="log", xlabel=f"devices ({key})", ylabel="makespan (virtual seconds)")
-    right.set(xscale="log", xlabel=f"devices ({key})", ylabel="efficiency: speed-up over devices", ylim=(0, 1.1))
+    right.set(xscale="log", xlabel=f"devices ({key})", ylabel="efficiency: speed-up over devices")
+    right.set_ylim(0, max(1.1, right.get_ylim()[1]))  # above 1 where better devices are added
     right.axhline(1.0, color="black", linestyle="--", linewidth=1)
-    left.legend(frameon=False, fontsize=8)
+    figure.legend(*left.get_legend_handles_labels(), loc="outside right center", frameon=False, fontsize=8)
     for axes in (left, right):
         axes.grid(alpha=0.3, which="both", linewidth=0.5)
+        if len(counts) <= _MOST_TICKS:  # powers of ten would leave most of them without a number
+            axes.set_xticks(sorted(counts), labels=[str(count) for count in sorted(counts)])
+            axes.set_xticks([], minor=True)
     return _png(figure)
 
 

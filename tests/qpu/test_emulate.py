@@ -346,3 +346,18 @@ def test_virtual_time_against_real_services(name, entries) -> None:
     found = compare(Fleet.read(FLEETS / f"{name}.toml"), [entries], 300)
     assert abs(found.deviation) <= 0.10, found
     assert abs(found.virtual_used - found.real_used) <= 0.05, found
+
+
+def test_no_line_of_the_scaling_leaves_its_axes(monkeypatch) -> None:
+    """Better devices are added, so efficiencies are above 1."""
+    from dqk.qpu import pictures
+
+    drawn = []
+    monkeypatch.setattr(pictures, "_png", lambda figure: drawn.append(figure) or b"")
+    changes = {"experiment.policies": ["round_robin", "pull"], "experiment.repeats": 1, "experiment.downstream": "svc"}
+    pictures.draw_scaling(emulate(Experiment.read(FLEETS / "hetero6.toml", changes, {"qpu.fast.count": [1, 8]})), "k")
+    left, right = drawn[0].axes
+    highest = max(max(line.get_ydata()) for line in right.lines)
+    assert 1.1 < highest <= right.get_ylim()[1] and right.get_ylim()[0] == 0
+    assert [tick.get_text() for tick in left.get_xticklabels()] == ["5", "12"]
+    assert left.get_legend() is None and len(drawn[0].legends) == 1
