@@ -207,6 +207,10 @@ def _stoppable(out: Path, stored: bool) -> Iterator[None]:
     previous = {number: signal.signal(number, stop) for number in _SIGNALS}
     try:
         yield
+    except SystemError as error:  # what Ray's waiting makes of an exception that a handler raises in it
+        if isinstance(error.__cause__, Interrupted):
+            raise error.__cause__ from None
+        raise
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,11 +18,13 @@ import numpy as np
 import pytest
 
 import dqk
+from dqk.cli.gram import _stoppable
 from dqk.cluster import Done, Joined, Lost, WorkerPool, open_pool
 from dqk.cluster._ray import RayPool
 from dqk.errors import BackendUnavailableError, ClusterError, InvalidInputError
 from dqk.testing import POOL_LAWS, Law, PoolSubject
 from dqk.testing.pool_subject import answers_to, probe, read, wait, worker_pids
+from dqk.training.interrupt import Interrupted
 from tests.cluster.ray_session import HEAD_CPUS
 from tests.processes import wait_for_end
 from tests.requirements import require
@@ -268,6 +271,17 @@ def test_the_cluster_at_ray_address(ray_cluster: Any) -> None:
     import ray
 
     assert ray.cluster_resources()["CPU"] == HEAD_CPUS, "the cluster ended with a driver that did not start it"
+
+
+def test_a_signal_while_ray_waits_stops_a_command_in_good_order(ray_cluster: Any) -> None:
+    """Ray makes a SystemError of what a handler raises in `ray.wait`."""
+    with make_pool(1) as pool:
+        alarm = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGUSR1))
+        with pytest.raises(Interrupted, match="SIGUSR1; what is done is in K.zarr"), _stoppable(Path("K.zarr"), True):
+            pool.poll(0.0)
+            alarm.start()
+            while True:
+                pool.poll(5.0)
 
 
 def test_no_ray_at_the_address() -> None:

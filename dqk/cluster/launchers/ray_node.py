@@ -33,6 +33,7 @@ _TRIES = 3
 
 def address() -> str:
     """Where the head will listen: this node's address as the others know it, and a port that is free now."""
+    _joined().unlink(missing_ok=True)  # of the job before a requeue
     ip = ip_of(os.environ["SLURMD_NODENAME"])
     with socket.socket() as free:
         free.bind((ip, 0))
@@ -92,7 +93,7 @@ def _run(command: list[str], environment: dict[str, str]) -> int:
             if ended:  # between the tries
                 node.terminate()
             code = node.wait()
-            if code == 0 or ended or not left or time.monotonic() > deadline:
+            if code == 0 or ended or not left or time.monotonic() > deadline or _joined().exists():
                 break
             print(f"Ray did not start on {socket.gethostname()} (exit code {code}); trying again", file=sys.stderr)
         return code
@@ -102,6 +103,11 @@ def _run(command: list[str], environment: dict[str, str]) -> int:
 
 def _temp() -> str:
     return os.environ["DQK_RAY_TEMP"]
+
+
+def _joined() -> Path:
+    """Is there once all nodes have joined: what ends from then on has not failed to start."""
+    return Path(os.environ["DQK_RAY_STEP"]).with_suffix(".joined")
 
 
 def _until_listening(where: str) -> None:
@@ -147,6 +153,7 @@ def wait(count: int, step: int) -> None:
         if len(joined) >= count:
             print(f"Ray has {len(joined)} nodes: {', '.join(sorted(joined))}")
             ray.shutdown()
+            _joined().touch()
             return
         time.sleep(_POLL_S)
     raise ClusterError(

@@ -122,7 +122,6 @@ _WATCH = r"""
   # Without Ray the program would wait for a minute, and end with less to say.
   (
     while kill -0 "$ray" 2>/dev/null; do sleep 2; done
-    echo "Ray has ended before its time, its log is $run/ray-$job.log; what is done can be gone on with by --resume" >&2
     kill -USR1 "$step" 2>/dev/null
   ) &
   watch=$!
@@ -142,6 +141,10 @@ srun --nodes=1 --ntasks=1 --cpus-per-task="$cpus" "${python[@]}" -m dqk "${paylo
 }
 
 _STOP_RAY = r"""
+if [ "$code" -ne 0 ] && [ ! -e "$DQK_STOPPED" ]; then sleep 5; fi # Ray's nodes may be about to end
+if [ "$code" -ne 0 ] && [ "$code" -ne 143 ] && ! kill -0 "$ray" 2>/dev/null; then
+  echo "Ray has ended before its time, its log is $run/ray-$job.log; what is done can be gone on with by --resume" >&2
+fi
 if [ -n "${watch:-}" ]; then kill "$watch" 2>/dev/null; fi
 # The step of Ray, and nothing else.
 scancel --signal=TERM "$SLURM_JOB_ID.$(cat "$DQK_RAY_STEP")"

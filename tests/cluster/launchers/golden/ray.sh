@@ -94,7 +94,6 @@ if [ "$warned" = no ]; then
   # Without Ray the program would wait for a minute, and end with less to say.
   (
     while kill -0 "$ray" 2>/dev/null; do sleep 2; done
-    echo "Ray has ended before its time, its log is $run/ray-$job.log; what is done can be gone on with by --resume" >&2
     kill -USR1 "$step" 2>/dev/null
   ) &
   watch=$!
@@ -102,6 +101,10 @@ if [ "$warned" = no ]; then
   code=$?
 fi
 
+if [ "$code" -ne 0 ] && [ ! -e "$DQK_STOPPED" ]; then sleep 5; fi # Ray's nodes may be about to end
+if [ "$code" -ne 0 ] && [ "$code" -ne 143 ] && ! kill -0 "$ray" 2>/dev/null; then
+  echo "Ray has ended before its time, its log is $run/ray-$job.log; what is done can be gone on with by --resume" >&2
+fi
 if [ -n "${watch:-}" ]; then kill "$watch" 2>/dev/null; fi
 # The step of Ray, and nothing else.
 scancel --signal=TERM "$SLURM_JOB_ID.$(cat "$DQK_RAY_STEP")"
