@@ -76,6 +76,14 @@ def test_a_deadline_takes_as_many_as_it_needs() -> None:
     assert sum(bool(items) for items in shares("deadline", demand, given).values()) == 5  # twice what all take
 
 
+def test_prices_of_kinds_count_as_often_as_there_are_items() -> None:
+    """99 items of one kind and one of another: 99 + 10 is less than 100 * 5; with as many of each it is more."""
+    given = [Offer("a", (1.0, 1.0), (1.0, 10.0)), Offer("b", (1.0, 1.0), (5.0, 5.0))]
+    for few, chosen in ((1, "a"), (50, "b")):
+        found = shares("price", Demand(np.repeat([0, 1], [100 - few, few])), given)
+        assert len(found[chosen]) == 100
+
+
 def test_equally_good_ones_share() -> None:
     given = [Offer("w0", (1.0,), (1.0,), 0.1), Offer("w1", (1.0,), (1.0,), 0.1), Offer("w2", (1.0,), (2.0,), 0.2)]
     for name in ("price", "quality"):
