@@ -176,3 +176,14 @@ def test_queues_alone() -> None:
     assert chosen.take("b", 9.0, 9) and chosen.count < 5
     kinds = Kinds(ones, [[0, 1], [2, 3]], {"a": [True, True], "b": [True, True]}, ["a"])
     assert kinds.take("b", 1.0, 1) == (2,) and kinds.take("a", 9.0, 9) == (0, 1) and kinds.take("a", 9.0, 9) == (3,)
+
+
+def test_what_a_lost_worker_should_have_done_is_dealt_to_all_others() -> None:
+    """Those that can compute it; what nobody else can waits for it to come back."""
+    queue = Fixed(np.ones(8), {"a": range(6), "b": [6], "c": [7]})
+    queue.release("a")
+    assert [queue.take(name, 9.0, 9) for name in ("b", "c", "a")] == [(6, 0, 2, 4), (7, 1, 3, 5), ()]
+    able = {"a": {0, 1, 2, 3}, "b": {0, 1}, "c": {1}}
+    queue = Fixed(np.ones(4), {"a": range(4), "b": [], "c": []}, lambda worker, item: item in able[worker])
+    queue.release("a")
+    assert [queue.take(name, 9.0, 9) for name in ("b", "c", "a")] == [(0,), (1,), (2, 3)] and queue.count == 0
