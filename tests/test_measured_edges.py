@@ -1,6 +1,7 @@
 """Measured matrices where things go wrong: devices that refuse, change or come back, other ranks, budgets of gradients."""
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -139,6 +140,14 @@ def test_a_gradient_is_paid_from_the_same_budget() -> None:
     with pytest.raises(BudgetError, match="of 1,500"):
         k.sum().backward()
     assert sum(rows * shots for _, rows, shots in device.jobs) <= 1500
+    free = ExactDevice(50)
+    gram(FidelityKernel(MAP, free, shots=ShotPlan(100)), x, seed=1).sum().backward()
+    both = sum(rows * shots for _, rows, shots in free.jobs)  # 600 of the values, the rest of the gradient
+    assert both > 600
+    for budget in (both - 1, both):
+        k = gram(FidelityKernel(MAP, ExactDevice(50), shots=ShotPlan(100, budget=budget)), x, seed=1)
+        with pytest.raises(BudgetError, match="600 are spent") if budget < both else nullcontext():
+            k.sum().backward()
 
 
 def test_shots_above_what_a_device_takes_are_kept_below_or_refused(tmp_path) -> None:

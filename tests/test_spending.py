@@ -167,6 +167,30 @@ def test_seconds_of_failed_jobs_and_of_earlier_runs_count(tmp_path) -> None:
         assert gram(kernel, x, seed=1, store=path, executor=pool).digest and device.count == 11
 
 
+@pytest.mark.parametrize("budget", [{"budget_s": 10.0}, {"budget": 1900}])
+def test_jobs_that_failed_and_cost_nothing_leave_their_budget_to_a_later_run(budget, tmp_path) -> None:
+    """Ten jobs of a second and 190 shots, of which one fails every time; the budget pays for ten."""
+
+    class Ill(ExactDevice):
+        limits, well = DeviceLimits(19, seeded=True, job_s=1.0), False
+
+        def run(self, *given, **more):
+            if len(self.jobs) == 9 and not self.well:
+                error = ClusterError("the fridge is warm")
+                error.charged = False  # type: ignore[attr-defined]
+                raise error
+            return super().run(*given, **more)
+
+    device, path = Ill(), tmp_path / "K.zarr"
+    kernel = FidelityKernel(MAP, device, shots=ShotPlan(10, **budget))
+    with InlinePool(1) as pool:
+        with pytest.raises(TileError, match="1 of 10 jobs failed every time"):
+            gram(kernel, samples(20), seed=1, store=path, executor=pool)
+        device.well = True
+        assert gram(kernel, samples(20), seed=1, store=path, executor=pool).digest
+    assert spent(device) == 1900 and len(device.jobs) == 10
+
+
 def test_the_budget_that_a_refusal_names_is_enough_and_a_smaller_one_is_not() -> None:
     """An hour and 0.0123456 s: three digits, rounded up."""
     for job_s, named in ((3600.0, "3.6e+03"), (0.0123456, "0.0124"), (99.99, "100"), (1.0, "1")):

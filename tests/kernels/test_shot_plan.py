@@ -1,11 +1,13 @@
 """Plans that cannot be: every mistake is said, before anything is measured."""
 
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 import torch
 
 from dqk import FidelityKernel, gram
-from dqk.errors import InvalidInputError
+from dqk.errors import InvalidInputError, StoreError
 from dqk.kernels import ShotPlan
 from dqk.kernels.feature_maps import zz_feature_map
 from tests.exact_device import ExactDevice
@@ -77,3 +79,23 @@ def test_what_may_be_weights_is_copied() -> None:
         assert plan.weights.dtype == np.float64 and plan.weights.tolist() == mine.tolist()
     mine[0, 0] = 2  # the plan has not made it read-only
     assert plan.weights[0, 0] == 1
+
+
+def test_a_cap_on_what_is_spent_is_not_part_of_what_a_store_is_of(tmp_path) -> None:
+    device, digests = ExactDevice(), set()
+    for plan in (ShotPlan(10), ShotPlan(10, budget=60), ShotPlan(10, budget=6000), ShotPlan(10)):
+        digests.add(gram(FidelityKernel(MAP, device, shots=plan), X, seed=0, store=tmp_path / "K.zarr").digest)
+    assert len(digests) == len(device.jobs) == 1
+    for plan in (ShotPlan(11), ShotPlan(budget=60)):  # other shots, or shots that follow from the budget
+        with pytest.raises(StoreError, match="shots"):
+            gram(FidelityKernel(MAP, device, shots=plan), X, seed=0, store=tmp_path / "K.zarr")
+
+
+@ALLOCATIONS
+def test_a_store_of_other_weights_is_refused(allocation: str, tmp_path) -> None:
+    one, other = np.ones((4, 4)), np.ones((4, 4))
+    other[0, 1] = 2.0
+    for weights, kept in ((one, True), (one, True), (other, False)):
+        plan = ShotPlan(budget=1000, allocation=allocation, weights=weights)
+        with nullcontext() if kept else pytest.raises(StoreError, match="weights"):
+            gram(FidelityKernel(MAP, ExactDevice(), shots=plan), X, seed=0, store=tmp_path / "K.zarr")

@@ -95,7 +95,7 @@ def arguments(folder: Path, profile: str, tokens: tuple[str, ...]) -> list[str]:
     return given
 
 
-def until(condition, timeout_s: float = 20.0) -> None:  # noqa: ANN001
+def until(condition, timeout_s: float = 60.0) -> None:  # noqa: ANN001
     """Waits until a condition holds; fails the test if it does not."""
     deadline = time.monotonic() + timeout_s
     while not condition():

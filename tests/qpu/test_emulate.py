@@ -326,7 +326,7 @@ def test_the_command_that_runs_an_experiment_in_real_time_beside_it(tmp_path, ca
     assert not ended.value.code
     (policy, found), *others = json.loads(capsys.readouterr().out).items()
     assert policy == "pull" and not others
-    assert 0.8 <= found["virtual_s"] < 0.9 and 0.8 <= found["real_s"] < 2.0
+    assert 0.8 <= found["virtual_s"] < 0.9 and 0.8 <= found["real_s"] < 20.0
     assert found["real_used"] == pytest.approx(7 * 0.2 / 2 / found["real_s"], rel=1e-3)
     assert found["virtual_used"] == pytest.approx(7 * 0.2 / 2 / found["virtual_s"], rel=1e-3)
     with pytest.raises(SystemExit) as ended:

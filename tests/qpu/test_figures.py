@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dqk.qpu._virtual import Device, VirtualRun
-from dqk.qpu.emulate import VirtualMeasurement, _Play, emulate
+from dqk.qpu.emulate import VirtualMeasurement, _mixture, _Play, emulate
 from dqk.qpu.experiment import Experiment
 from dqk.qpu.fleet import QPU, Network
 from dqk.qpu.models import JobKind, modelled
@@ -82,6 +82,39 @@ def test_a_fleet_of_simulators_has_no_error_and_no_shots(tmp_path) -> None:
         assert run.figures["accuracy"] == run.figures["exact_accuracy"]
     (run,) = emulate(experiment(tmp_path, MIXED, "pull")).runs
     assert run.figures["error"] > 0.01
+
+
+def test_a_device_that_was_given_up_stays_away_from_the_next_matrix(tmp_path) -> None:
+    text = '[[qpu]]\nname = "well"\njob_s = 1.0\nmax_circuits_per_job = 5\n'
+    text += text.replace("well", "gone") + "outage = [{ start_s = 2.5, duration_s = 1e6 }]\n"
+    text += '[experiment]\ndata = "random"\nsamples = 12\ntest_samples = 4\nrepeats = 1\n'
+    (run,) = played(tmp_path, text, "pull")
+    (first, *_), (second, *_) = run.stages
+    assert set(first.log.device) == {0, 1} and set(first.log.lost) == {"gone"}
+    assert set(second.log.device) == {0} and run.figures["done"] == 1
+
+
+def test_a_mixture_has_each_device_as_often_as_it_has_measured_an_entry(tmp_path) -> None:
+    """An entry is one measurement whatever the size of its job: a third of these jobs has one, the others have two."""
+    one = experiment(tmp_path, MIXED.replace("max_circuits_per_job = 5", "max_circuits_per_job = 2"), "pull")
+    play = _Play(one.fleet, one.settings, one.job_rows, one.variants[0], 3, list(one.fleet.devices()))
+    kinds, kind = [JobKind(3, 2, 400), JobKind(3, 1, 400)], np.arange(90) % 3 // 2
+    log = play.stage(kinds, kind, None, None).log
+    rows = np.bincount(log.device, [2 - kind[item] for item in log.item])
+    jobs = np.bincount(log.device)
+    assert sum(rows) == 150 and abs(rows[0] / 150 - jobs[0] / 90) > 1e-3
+    assert _mixture(play)._shares == pytest.approx(rows / 150)
+
+
+def test_every_matrix_draws_its_own_hits(tmp_path) -> None:
+    one = experiment(tmp_path, MIXED[: MIXED.index("[[worker]]")] + MIXED[MIXED.index("[experiment]") :], "pull")
+    part, circuit, found = workload(one.settings).train, workload(one.settings).circuit, []
+    for number in (0, 0, 1):
+        play = _Play(one.fleet, one.settings, one.job_rows, one.variants[0], 3, list(one.fleet.devices()))
+        left, right = part.entries.left[part.entries.rows], part.entries.right[part.entries.columns]
+        shots = np.full(len(part.entries), 400, np.int64)
+        found.append(VirtualMeasurement(play, part, circuit, number).frequencies(left, right, shots).tolist())
+    assert found[0] == found[1] != found[2]
 
 
 def test_a_policy_knows_how_long_others_keep_a_device(tmp_path) -> None:

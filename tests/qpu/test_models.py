@@ -62,6 +62,8 @@ def test_errors_that_a_policy_expects_have_the_swaps() -> None:
     noise = Noise(depolarising_2q=0.01)
     assert error_of(QPU("q", noise=noise), circuit) == pytest.approx(1 - 0.99**4)
     assert error_of(QPU("q", noise=noise, coupling="line"), circuit) == pytest.approx(1 - 0.99**28)
+    readout = Noise(readout_0=0.01, readout_1=0.03)  # of three qubits
+    assert error_of(QPU("q", noise=readout), circuit) == pytest.approx(1 - 0.98**3)
 
 
 NETWORK = """

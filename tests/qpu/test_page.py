@@ -70,7 +70,7 @@ def worked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, l
     folder = tmp_path_factory.mktemp("page")
     with serving(folder, PROFILE, "--qubits", "3", tokens=(TOKEN,)) as server:
         with QPUClient(server.url, TOKEN) as client:
-            jobs = [client.submit(TURN, np.full((rows, 1), 0.123456), 1000) for rows in (1, 2, 1)]
+            jobs = [client.submit(TURN, np.full((rows, 1), 0.123456), 1000) for rows in (1, 2, 40)]
             client.cancel(jobs.pop())
             for job in jobs:
                 client.result(job)
@@ -85,7 +85,7 @@ def test_it_says_how_the_device_is_doing(worked: tuple[Server, list[str]]) -> No
     assert seen.row("at work") == ["none"]
     # 2 x 0.01 s + 3 circuits x 0.25 s; 2 jobs x 0.5 + 3 circuits x 1000 shots x 0.01
     assert seen.row("done") == ["2", "3", "3,000", "0.8", "31.00"]
-    assert seen.row("cancelled")[:2] == ["1", "1"]
+    assert seen.row("cancelled")[:2] == ["1", "40"]
     assert seen.row("failed")[0] == "0"
     assert seen.row("two-qubit gate, each qubit") == ["0.400%"]
     assert seen.row("reading 0 for 1") == ["2.000%"]
@@ -94,7 +94,7 @@ def test_it_says_how_the_device_is_doing(worked: tuple[Server, list[str]]) -> No
 
 def test_a_job_at_work_is_seen_and_counts_as_load(worked: tuple[Server, list[str]]) -> None:
     with QPUClient(worked[0].url, TOKEN) as client:
-        jobs = [client.submit(TURN, np.zeros((rows, 1)), 10) for rows in (16, 5)]
+        jobs = [client.submit(TURN, np.zeros((rows, 1)), 10) for rows in (160, 5)]
         while client.status(jobs[0]).state != "running":
             time.sleep(0.01)
         time.sleep(0.5)
@@ -103,9 +103,9 @@ def test_a_job_at_work_is_seen_and_counts_as_load(worked: tuple[Server, list[str
         for job in jobs:
             client.cancel(job)
     assert told["state"] == "working"
-    assert (told["running"]["circuits"], told["running"]["shots"]) == (16, 10)
-    assert 0.4 < told["running"]["seconds"] < 4.1 and 0 < told["load"] <= 1
-    assert "working" in seen.texts and seen.row("at work")[0].endswith("circuits: 16, shots of each: 10")
+    assert (told["running"]["circuits"], told["running"]["shots"]) == (160, 10)
+    assert 0.4 < told["running"]["seconds"] < 40.1 and 0 < told["load"] <= 1
+    assert "working" in seen.texts and seen.row("at work")[0].endswith("circuits: 160, shots of each: 10")
     assert seen.row("queue") == ["jobs: 1, circuits: 5"]
 
 

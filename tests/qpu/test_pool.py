@@ -148,8 +148,7 @@ def test_a_service_that_dies_is_drained_and_its_jobs_go_elsewhere(tmp_path) -> N
     slow = LIMITED + "[times]\njob_s = 0.05\n[price]\nper_job = 1.0\n"  # so that the other one takes no copies
     with serving(tmp_path, slow, slow) as (first, second):
         pool = QPUPool([first.url, second.url])
-        for name in pool.names:
-            resolve(name, MAP.circuit).client.timeout_s = 1.0  # type: ignore[attr-defined]
+        resolve(pool.names[1], MAP.circuit).client.timeout_s = 1.0  # type: ignore[attr-defined]
         with pool:
             k = gram(FidelityKernel(MAP, shots=100), samples(40), seed=3, executor=pool, progress=Killing(second, 8))
             drained = [report.drained for report in pool.reports]

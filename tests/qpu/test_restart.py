@@ -13,26 +13,28 @@ from tests.qpu.server import Server, arguments, serving, until
 from tests.qpu.test_service import TURN, metric
 
 ROWS = np.linspace(0.2, 2.0, 4)[:, None]
-JOB_S = 0.05
+JOB_S, SHOT_S = 0.05, 1e-6
 
 
 @pytest.mark.qpu
 @pytest.mark.faults
 @pytest.mark.timeout(120)
 def test_a_killed_service_goes_on_with_its_100_jobs(tmp_path: Path) -> None:
-    profile = f"[times]\njob_s = {JOB_S}\n[price]\nper_job = 1.0\n"
+    """The sixth, which takes two seconds, is at work when it is killed."""
+    profile = f"[times]\njob_s = {JOB_S}\nshot_s = {SHOT_S}\n[price]\nper_job = 1.0\n"
+    shots = [500_000 if n == 5 else 1000 for n in range(100)]
     options = [*arguments(tmp_path, profile, ("token",)), "--data", str(tmp_path / "jobs")]
     server = Server(*options)
     port = server.url.rpartition(":")[2]
     try:
         client = QPUClient(server.url, "token", timeout_s=60.0)
-        first = [client.submit(TURN, ROWS, 1000, seed=n, key=f"job-{n}") for n in range(100)]
+        first = [client.submit(TURN, ROWS, shots[n], seed=n, key=f"job-{n}") for n in range(100)]
         until(lambda: client.status(first[5]).state == "running")
         server.kill()
         options[options.index("--port") + 1] = port
         server = Server(*options)
         # Whoever does not know what became of a request sends it again.
-        again = [client.submit(TURN, ROWS, 1000, seed=n, key=f"job-{n}") for n in range(100)]
+        again = [client.submit(TURN, ROWS, shots[n], seed=n, key=f"job-{n}") for n in range(100)]
         results = [client.result(job, timeout_s=60.0) for job in first]
         statuses = [client.status(job) for job in first]
         text = httpx.get(f"{server.url}/metrics").text
@@ -42,11 +44,11 @@ def test_a_killed_service_goes_on_with_its_100_jobs(tmp_path: Path) -> None:
     assert again == first and len(set(first)) == 100
     assert {status.state for status in statuses} == {"done"}
     assert 'dqk_qpu_jobs{state="done"} 100.0' in text
-    assert charged == pytest.approx(100 * JOB_S) and price == 100.0
+    assert charged == pytest.approx(100 * JOB_S + 4 * sum(shots) * SHOT_S) and price == 100.0
     assert "1 interrupted job will run again" in server.log and runs == 101
     with serving(tmp_path) as undisturbed, QPUClient(undisturbed.url) as client:
         for n, result in enumerate(results):
-            assert client.result(client.submit(TURN, ROWS, 1000, seed=n)).counts == result.counts
+            assert client.result(client.submit(TURN, ROWS, shots[n], seed=n)).counts == result.counts
 
 
 def request(seed: int = 1, session: str | None = None) -> Request:

@@ -142,7 +142,7 @@ def test_in_the_foreground_a_signal_ends_all(tmp_path: Path) -> None:
         mine = pids(tmp_path / "here")
         assert "a-secret" not in (tmp_path / "here" / RECORD).read_text()
         process.send_signal(signal.SIGINT)
-        process.communicate(timeout=20)
+        process.communicate(timeout=60)
         assert process.returncode == 130
         assert not running(mine["a"]) and not (tmp_path / "here" / RECORD).exists()
 
@@ -164,7 +164,7 @@ def test_a_number_that_now_is_another_process_is_left_alone(tmp_path: Path) -> N
         same = Running(tmp_path, "f", None, (Service("a", 2, None, "log", now),))
         assert not same.services[0].gone
         assert same.drop() == {"a": True}  # the test can fail: this is the process of the record
-        assert other.wait(5) == -signal.SIGTERM
+        assert other.wait(30) == -signal.SIGTERM
     finally:
         other.kill()
         other.wait()

@@ -76,6 +76,14 @@ def test_a_deadline_takes_as_many_as_it_needs() -> None:
     assert sum(bool(items) for items in shares("deadline", demand, given).values()) == 5  # twice what all take
 
 
+def test_prices_of_kinds_count_as_often_as_there_are_items() -> None:
+    """99 items of one kind and one of another: 99 + 10 is less than 100 * 5; with as many of each it is more."""
+    given = [Offer("a", (1.0, 1.0), (1.0, 10.0)), Offer("b", (1.0, 1.0), (5.0, 5.0))]
+    for few, chosen in ((1, "a"), (50, "b")):
+        found = shares("price", Demand(np.repeat([0, 1], [100 - few, few])), given)
+        assert len(found[chosen]) == 100
+
+
 def test_equally_good_ones_share() -> None:
     given = [Offer("w0", (1.0,), (1.0,), 0.1), Offer("w1", (1.0,), (1.0,), 0.1), Offer("w2", (1.0,), (2.0,), 0.2)]
     for name in ("price", "quality"):
@@ -168,3 +176,14 @@ def test_queues_alone() -> None:
     assert chosen.take("b", 9.0, 9) and chosen.count < 5
     kinds = Kinds(ones, [[0, 1], [2, 3]], {"a": [True, True], "b": [True, True]}, ["a"])
     assert kinds.take("b", 1.0, 1) == (2,) and kinds.take("a", 9.0, 9) == (0, 1) and kinds.take("a", 9.0, 9) == (3,)
+
+
+def test_what_a_lost_worker_should_have_done_is_dealt_to_all_others() -> None:
+    """Those that can compute it; what nobody else can waits for it to come back."""
+    queue = Fixed(np.ones(8), {"a": range(6), "b": [6], "c": [7]})
+    queue.release("a")
+    assert [queue.take(name, 9.0, 9) for name in ("b", "c", "a")] == [(6, 0, 2, 4), (7, 1, 3, 5), ()]
+    able = {"a": {0, 1, 2, 3}, "b": {0, 1}, "c": {1}}
+    queue = Fixed(np.ones(4), {"a": range(4), "b": [], "c": []}, lambda worker, item: item in able[worker])
+    queue.release("a")
+    assert [queue.take(name, 9.0, 9) for name in ("b", "c", "a")] == [(0,), (1,), (2, 3)] and queue.count == 0
