@@ -388,3 +388,6 @@ def test_a_gpu_is_a_row_with_its_own_memory(monkeypatch):
         rows, _ = exact_rows(circuit, size, "auto", CostModel())
         (row,) = [row for row in rows if row.backend == "custatevec"]
         assert expected in row.why and (row.seconds is not None) == (free == 2**33) and not row.chosen
+    monkeypatch.setattr(gpu, "free_bytes", lambda device: 2**33)
+    rows, _ = exact_rows(circuit, size, "custatevec", CostModel())
+    assert [(row.backend, row.chosen) for row in rows if "custatevec" in row.backend] == [("custatevec", True)]
