@@ -200,6 +200,7 @@ def test_a_refusal_of_hundreds_of_qubits_is_quick_and_short():
     size = Size(20, None, F64)
     rows, _ = exact_rows(kept(iqp_feature_map(200)), size, "auto", CostModel())
     assert len(str(refused.value)) < 900 and [row.backend for row in rows if row.seconds] == ["mps:max_bond=32"]
+    assert [row.bond for row in rows if row.backend == "mps"] == [None]  # many readers of JSON know no number so large
     assert time.process_time() - start < 20
 
 
@@ -307,6 +308,24 @@ def test_predicted_times_are_sums_over_blocks_and_tiles(monkeypatch):
     assert shared["seconds"] == pytest.approx(6 * 128 * sample + 1280**2 / 2 / 11 * entry, rel=0.1)
 
 
+def test_predicted_times_count_rounds_of_tiles_tasks_of_samples_padding_and_the_call(monkeypatch):
+    """Blocks of 128 samples, by hand: 3 tiles keep 2 threads busy twice, and 4 once; 40 samples are two threads' work."""
+    circuit, backend = kept(bsp_feature_map(8)), MPSBackend()
+    effort = backend.effort(circuit, F64)
+    sample, entry = effort.gates + effort.amplitudes, effort.entries + effort.numbers
+
+    def seconds(threads, rows, columns, *rates):
+        monkeypatch.setattr("dqk._planner.cpu_threads", lambda: threads)
+        model = CostModel({f"{effort.kind}/float64": Rates(*rates)})
+        return predict(backend, circuit, Size(rows, columns, F64), model)["seconds"]
+
+    for threads, rounds in ((1, 3), (2, 2), (4, 1)):
+        assert seconds(threads, 384, 128, 0.0, 0.0, 1.0, 1.0) == pytest.approx(rounds * 128**2 * entry, rel=1e-6)
+    assert seconds(8, 40, 8, 1.0, 1.0, 0.0, 0.0) == pytest.approx((40 + 8) * sample / 2, rel=1e-4)
+    assert seconds(1, 129, 128, 1.0, 1.0, 0.0, 0.0) == pytest.approx((136 + 128) * sample, rel=1e-4)
+    assert seconds(1, 1, 1, 0.0, 0.0, 0.0, 0.0) == pytest.approx(4e-4, rel=0.01)
+
+
 def test_a_worker_encodes_what_its_tiles_need():
     """16 x 16 tiles on 4 workers: squares of 8 x 8 tiles, hence 16 of the 32 blocks each."""
     backend, circuit = StatevectorBackend(), kept(reuploading_feature_map(4))
@@ -369,3 +388,6 @@ def test_a_gpu_is_a_row_with_its_own_memory(monkeypatch):
         rows, _ = exact_rows(circuit, size, "auto", CostModel())
         (row,) = [row for row in rows if row.backend == "custatevec"]
         assert expected in row.why and (row.seconds is not None) == (free == 2**33) and not row.chosen
+    monkeypatch.setattr(gpu, "free_bytes", lambda device: 2**33)
+    rows, _ = exact_rows(circuit, size, "custatevec", CostModel())
+    assert [(row.backend, row.chosen) for row in rows if "custatevec" in row.backend] == [("custatevec", True)]

@@ -150,13 +150,9 @@ def _state_size(circuit: Circuit, dtype: torch.dtype) -> str:
 
 
 def _truncation_helps(circuit: Circuit, dtype: torch.dtype) -> bool:
-    """Whether truncated states are smaller than the exact ones, and fit."""
-    from dqk.backends.chain import chain_of
+    """Whether truncated states fit, where exact ones do not; smaller bonds than `BOND` are the exact ones."""
     from dqk.backends.mps import MPSBackend
 
-    exact = next(one for one in candidates(circuit, dtype) if one.name == "mps").backend is not None
-    if exact and (circuit.is_product or chain_of(circuit).bond <= BOND):
-        return False
     return fits(bytes_needed(MPSBackend(max_bond=BOND), circuit, dtype))
 
 

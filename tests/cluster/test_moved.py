@@ -203,6 +203,14 @@ def test_what_is_dear_to_make_travels_where_somebody_else_needs_it(feature_map, 
     assert not worthwhile(pool, job, torch.float64, 8)
 
 
+@pytest.mark.parametrize(("memory_mib", "travels"), [(129, True), (128, False)])
+def test_encodings_that_travel_take_a_quarter_of_the_memory(memory_mib, travels, monkeypatch):
+    """8 blocks of 32 states of 12 qubits: 2**12 complex numbers and the number of their circuit, twice, make 32.004 MiB."""
+    monkeypatch.setenv("DQK_MEMORY_MIB", str(memory_mib))
+    job = job_of("mps", simplify_for_fidelity(zz_feature_map(12).circuit).circuit)
+    assert worthwhile(open_pool("processes", 2), job, torch.float64, 8) is travels
+
+
 def test_encodings_of_products_are_adopted_as_they_are():
     backend, circuit = MPSBackend(), simplify_for_fidelity(reuploading_feature_map(3, 1).circuit).circuit
     assert circuit.is_product and backend.encode_s(circuit) == 0

@@ -62,6 +62,24 @@ def test_unknown_backends_and_hundreds_of_qubits_have_a_finite_cost():
         assert 0 < cost.tile_s < np.inf and 0 <= cost.encode_s < np.inf
 
 
+def test_an_unknown_kind_has_the_speed_of_dense_states_in_its_precision():
+    for dtype in (np.float64, np.float32):
+        found, dense = (CostModel().of(Effort(kind, 7, 90, 1, 16), dtype, 8) for kind in ("unheard of", "statevector"))
+        assert found == dense
+    assert CostModel({}).of(Effort("unheard of", 7, 90, 1, 16), np.float64, 8).encode_s > 0
+
+
+def test_a_fit_that_would_be_negative_leaves_that_part_out():
+    """10 g + 100 a = 0.5 and 10 g + 1000 a = 10 make g negative. Without it: least squares of 200 a = 1 and 100 a = 1."""
+    few, many = Effort("mine", 10, 100, 10, 100), Effort("mine", 10, 1000, 10, 1000)
+    rates = CostModel().with_measured(np.float64, [Measurement(few, 1, 0.5, 0.5), Measurement(many, 1, 10.0, 10.0)])
+    assert rates.rates["mine/float64"] == Rates(0.0, pytest.approx(0.006), 0.0, pytest.approx(0.006))
+    # The other way round: 100 g + 10 a = 0.5 and 1000 g + 10 a = 10.
+    few, many = Effort("mine", 100, 10, 100, 10), Effort("mine", 1000, 10, 1000, 10)
+    rates = CostModel().with_measured(np.float64, [Measurement(few, 1, 0.5, 0.5), Measurement(many, 1, 10.0, 10.0)])
+    assert rates.rates["mine/float64"] == Rates(pytest.approx(0.006), 0.0, pytest.approx(0.006), 0.0)
+
+
 def test_counts_grow_with_what_has_to_be_done():
     """Twice the layers are about twice the passes; a qubit more is twice the amplitudes; a kind of code has one name."""
     of = lambda backend, feature_map: backend.effort(simplify_for_fidelity(feature_map.circuit).circuit, torch.float64)  # noqa: E731
@@ -85,6 +103,7 @@ def test_a_model_survives_json_and_nothing_else_passes_for_one():
         {"mps/float64": 3},
         [1],
         {"m": dataclasses.asdict(Rates(1, -1, 1, 1))},
+        {"m": dataclasses.asdict(Rates(1, 1, float("inf"), 1))},
     ):
         with pytest.raises(InvalidInputError, match="not a cost model"):
             CostModel.from_dict(wrong)
