@@ -103,15 +103,14 @@ def test_warned_queued_again_and_gone_on_with(cluster: Slurm, engine: str, numbe
 
 @pytest.mark.slow
 def test_preempted_by_slurm_before_the_program_can_listen(cluster: Slurm, tmp_path: Path) -> None:
-    """The ranks end by SIGTERM as if they had crashed; the job goes on when the more urgent one is over."""
+    """It ends by SIGTERM as if it had crashed; the job goes on when the more urgent one is over."""
     x = samples(200)
     slow = tmp_path / "python"
     slow.write_text(
         f'#!/bin/sh\n[ -z "$SLURM_PROCID" ] || [ -e started ] || {{ touch started; sleep 60; }}\nexec {sys.executable} "$@"\n'
     )
     slow.chmod(0o755)
-    site = Site(python=str(slow), mpi="pmi2")
-    job = launch("gram X.npy -o K.zarr --executor mpi --json", SlurmOptions(nodes=2), site=site, run="run")
+    job = launch("gram X.npy -o K.zarr --json", SlurmOptions(), site=Site(python=str(slow)), run="run")
     until(lambda: Path("started").exists(), "start")
     urgent = ["--partition=urgent", "--nodes=3", "--exclusive", "--output=/dev/null", "--wrap", "sleep 1"]
     cluster.run("sbatch", *urgent)
