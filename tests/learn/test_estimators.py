@@ -267,6 +267,11 @@ class TestGaussianProcesses:
         assert clone(k).set_params(bandwidth=0.7) != k and clone(k).set_params(bandwidth_bounds="fixed") != k
         assert k.clone_with_theta(k.theta + 0.1) != k and k != RBF() and k != GPKernel(LinearKernel(2), 0.8)
 
+    def test_angles_are_those_between_2_pi_and_6_pi_that_do_the_same(self):
+        k = FidelityKernel(reuploading_feature_map(2, 1, trainable="rotations"))
+        k.params.data[:2] = torch.tensor([0.5, -0.5])
+        np.testing.assert_allclose(GPKernel(k)._values()[:2], [4 * np.pi + 0.5, 4 * np.pi - 0.5], rtol=1e-6)
+
     def test_what_kernels_differ_in(self):
         def made(layers=1, backend="auto", value=None, bounds=None, factor=2.0):
             k = FidelityKernel(reuploading_feature_map(2, layers, trainable="scale"), backend)
