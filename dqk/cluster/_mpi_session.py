@@ -16,8 +16,9 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn
@@ -36,6 +37,7 @@ _MEETING_NOTICE_S = 30.0
 _LAST_WORDS_S = 0.5  # for the launcher to pass on what was said, before it ends itself
 _SHORTEST_PAUSE_S, _LONGEST_PAUSE_S = 2e-5, 4e-3
 
+_MPICH_WITH_BOTH = 5  # major version of the wheel known to be built as ch4:ucx,ofi
 _SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS", "SLURM_NTASKS")
 
 
@@ -68,6 +70,7 @@ def load_mpi() -> Any:
         BackendUnavailableError: if mpi4py or an MPI library is missing.
         ClusterError: if MPI was initialised for fewer threads than a rank has, or ranks do not see each other.
     """
+    _shorten_addresses()
     try:
         with _bounded():
             from mpi4py import MPI
@@ -86,6 +89,19 @@ def load_mpi() -> Any:
         )
     _check_world_size(MPI.COMM_WORLD.Get_size())
     return MPI
+
+
+def _shorten_addresses() -> None:
+    """Has ranks that meet through Slurm's PMI use libfabric, if their MPI library is the wheel of MPICH, which has it and UCX.
+
+    UCX's addresses are nine lines of up to 900 characters with whatever was in memory before. Of slurmstepd (22.05) such lines
+    are sometimes misread: "mpi/pmi2: invalid client request", and the ranks wait for ever. Those of libfabric are one short line.
+    """
+    if "PMI_FD" not in os.environ or "SLURM_STEP_ID" not in os.environ or "MPI4PY_LIBMPI" in os.environ:
+        return
+    with suppress(metadata.PackageNotFoundError):
+        if int(metadata.version("mpich").partition(".")[0]) >= _MPICH_WITH_BOTH:
+            os.environ.setdefault("MPIR_CVAR_CH4_NETMOD", "ofi")
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import sha256
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import pytest
 from dqk import FidelityKernel
 from dqk._resources import cpu_threads
 from dqk.cluster._mpi import MPIPool
-from dqk.cluster._mpi_session import _check_world_size, _slots, load_mpi
+from dqk.cluster._mpi_session import _check_world_size, _shorten_addresses, _slots, load_mpi
 from dqk.errors import ClusterError, InvalidInputError
 from dqk.kernels.feature_maps import ising_feature_map
 from dqk.testing import POOL_LAWS, PoolSubject
@@ -222,6 +223,35 @@ def test_ranks_that_never_meet_do_not_wait_for_ever() -> None:
     began = time.monotonic()
     done = run(2, "apart.py", DQK_MPI_INIT_S="2")
     assert time.monotonic() - began < 30 and done.returncode != 0 and "Alarm clock" in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("around", "version", "wanted"),
+    [
+        ({"PMI_FD": "3", "SLURM_STEP_ID": "0"}, "5.0.2", "ofi"),
+        ({"PMI_FD": "3"}, "5.0.2", None),  # mpiexec
+        ({"SLURM_STEP_ID": "0"}, "5.0.2", None),  # PMIx
+        ({"PMI_FD": "3", "SLURM_STEP_ID": "0"}, "4.3.2", None),
+        ({"PMI_FD": "3", "SLURM_STEP_ID": "0"}, None, None),
+        ({"PMI_FD": "3", "SLURM_STEP_ID": "0", "MPI4PY_LIBMPI": "/site/libmpi.so"}, "5.0.2", None),
+        ({"PMI_FD": "3", "SLURM_STEP_ID": "0", "MPIR_CVAR_CH4_NETMOD": "ucx"}, "5.0.2", "ucx"),
+    ],
+)
+def test_the_wheel_of_mpich_meets_through_slurm_by_libfabric(
+    monkeypatch: pytest.MonkeyPatch, around: dict[str, str], version: str | None, wanted: str | None
+) -> None:
+    """And nothing else does, nor against what the user says."""
+
+    def version_of(name: str) -> str:
+        assert name == "mpich"
+        if version is None:
+            raise metadata.PackageNotFoundError
+        return version
+
+    monkeypatch.setattr(metadata, "version", version_of)
+    monkeypatch.setattr(os, "environ", dict(around))
+    _shorten_addresses()
+    assert os.environ.get("MPIR_CVAR_CH4_NETMOD") == wanted
 
 
 def test_a_time_to_meet_is_whole_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
