@@ -123,9 +123,8 @@ def stored_fidelity(
 
 def _kept_backend(error: Exception, job: Job, destination: Destination, dtype: torch.dtype) -> str:
     """Where memory lacks for the backend by which a store was begun: that it is the store that asks for this one."""
-    lacks = (
-        MemoryBoundError.__name__ in f"{type(error).__name__}: {error}"
-    )  # of a tile that failed, the text has the cause
+    # Of a tile that failed, the text has the cause.
+    lacks = MemoryBoundError.__name__ in f"{type(error).__name__}: {error}"
     if not lacks or stored_backend(destination, job.circuit) != job.backend.name:
         return ""
     text = f". Store {destination.path} was begun by backend {job.backend.name!r} and keeps it, whatever 'auto' would take now"

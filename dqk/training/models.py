@@ -75,11 +75,8 @@ def _in_terms_of_options(sizes: str) -> Iterator[None]:
     """Errors of networks in the words of the command line."""
     try:
         yield
-    except (
-        InvalidInputError,
-        MemoryBoundError,
-        UnsupportedError,
-    ) as error:  # the network calls its arguments as Python does
+    except (InvalidInputError, MemoryBoundError, UnsupportedError) as error:
+        # The network calls its arguments as Python does.
         raise type(error)(_typed(str(error))) from error
     except RuntimeError as error:
         if isinstance(error, DQKError) or "allocate memory" not in str(error):
